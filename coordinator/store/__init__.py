@@ -1,0 +1,1 @@
+"""The provider port and its implementations. Everything durable goes through here."""

@@ -1,0 +1,1 @@
+"""Clock, chance, background loops, settings, telemetry: every impurity that is not a backend."""

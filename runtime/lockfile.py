@@ -1,0 +1,55 @@
+"""A lock that one process of a machine can hold, given up by the system when the process ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+
+class AlreadyLocked(RuntimeError):
+    def __init__(self, path: Path, pid: int | None) -> None:
+        super().__init__(f"{path} is held by " + (f"process {pid}" if pid else "another process"))
+        self.path = path
+        self.pid = pid
+
+
+class LockFile:
+    """Holds the advisory lock from construction to `release`. Raises AlreadyLocked, with the holder's pid."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            _lock(self._fd)
+        except OSError:
+            pid = _pid_in(self._fd)
+            os.close(self._fd)
+            raise AlreadyLocked(path, pid) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+
+
+def _pid_in(fd: int) -> int | None:
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else None
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(fd: int) -> None:
+        os.lseek(fd, 1 << 20, os.SEEK_SET)  # beyond the pid, which others must be able to read
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,297 @@
+"""A markdown manifest with YAML front matter -> Manifest, or an error that names line, key, found and allowed.
+
+Only the nodes of known keys are ever turned into values, each a scalar, a flat list or a flat mapping, so that
+neither a YAML tag nor an alias bomb has anything to act on. `snapshot + body` is byte for byte what came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from schemas.base import Schema
+from schemas.errors import ErrorCode, FleetError
+from schemas.ids import KEY_LENGTH_MAX, check_name
+from schemas.job import Budget, Engine, Priority, Retries
+
+MANIFEST_BYTES_MAX = 256 * 1024
+BODY_INLINE_MAX = 16 * 1024
+LIST_ITEMS_MAX = 64
+TEXT_LENGTH_MAX = 2000
+TITLE_LENGTH_MAX = 120
+RETRIES_MAX = 20
+REVIEWS_MAX = 20
+TIMEOUT_DEFAULT_S = 3600.0
+TIMEOUT_MAX_S = 7 * 24 * 3600.0
+
+UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_duration = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])")
+_fence = re.compile(r"\A---[ \t]*\r?\n(.*?)(?<![^\n])---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+
+
+class Manifest(Schema):
+    """A parsed manifest; what is absent has its default, `None` where the default depends on more than the manifest."""
+
+    engine: Engine
+    product: str | None = None
+    title: str
+    cwd: str | None = None
+    repo: str | None = None
+    ref: str | None = None
+    profile: str | None = None
+    capabilities: tuple[str, ...] = ()
+    priority: Priority = Priority.NORMAL
+    deps: tuple[str, ...] = ()
+    deps_mode: Literal["all", "any"] = "all"
+    lock: str | None = None
+    timeout_s: float = TIMEOUT_DEFAULT_S
+    budget: Budget = Budget()
+    retries: Retries = Retries()
+    verify: tuple[str, ...] = ()
+    review: int
+    ship: Literal["auto", "manual"]
+    yolo: bool = False
+    idempotency_key: str | None = None
+    snapshot: str
+    body: str
+    sha256: str
+    warnings: tuple[str, ...] = ()
+
+
+class ManifestError(FleetError):
+    """`invalid_manifest`, with the place: line (1-based, in the whole manifest), key, found, allowed."""
+
+    def __init__(self, line: int, key: str | None, found: str, allowed: str) -> None:
+        where = f"line {line}" + (f", key '{key}'" if key else "")
+        found = found if len(found) <= 80 else found[:77] + "..."
+        super().__init__(
+            ErrorCode.INVALID_MANIFEST,
+            f"{where}: found {found}; allowed is {allowed}",
+            line=line,
+            key=key,
+            found=found,
+            allowed=allowed,
+        )
+
+
+class _Value(NamedTuple):
+    """A front-matter value with its place, read only in the shape that its key asks for."""
+
+    key: str
+    node: yaml.Node
+
+    @property
+    def line(self) -> int:
+        return int(self.node.start_mark.line) + 1
+
+    def wrong(self, allowed: str, found: str | None = None) -> ManifestError:
+        shape = {yaml.SequenceNode: "a list", yaml.MappingNode: "a mapping"}.get(type(self.node))
+        return ManifestError(self.line, self.key, found or shape or repr(self.node.value), allowed)
+
+    def text(self, allowed: str = f"a text of 1 to {TEXT_LENGTH_MAX} characters") -> str:
+        if not isinstance(self.node, yaml.ScalarNode):
+            raise self.wrong(allowed)
+        value = str(self.node.value)
+        if not value.strip() or len(value) > TEXT_LENGTH_MAX or self.node.tag.endswith(":null") or "\0" in value:
+            raise self.wrong(allowed)
+        return value
+
+    def checked(self, check: Callable[[str], str], allowed: str) -> str:
+        value = self.text(allowed)
+        try:
+            return check(value)
+        except ValueError:
+            raise self.wrong(allowed) from None
+
+    def one_of(self, *choices: str) -> str:
+        value = self.text(" | ".join(choices))
+        if value not in choices:
+            raise self.wrong(" | ".join(choices))
+        return value
+
+    def flag(self) -> bool:
+        if not isinstance(self.node, yaml.ScalarNode) or not self.node.tag.endswith(":bool"):
+            raise self.wrong("true | false")
+        return str(self.node.value).lower() in ("true", "yes", "on")
+
+    def whole(self, least: int, most: int) -> int:
+        allowed = f"a whole number from {least} to {most}"
+        if not re.fullmatch(r"\d{1,12}", self.text(allowed)) or not least <= int(self.node.value) <= most:
+            raise self.wrong(allowed)
+        return int(self.node.value)
+
+    def amount(self) -> float:
+        allowed = "a number of at least 0, such as 2.50"
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", self.text(allowed)):
+            raise self.wrong(allowed)
+        return float(self.node.value)
+
+    def duration_s(self) -> float:
+        allowed = f"a duration such as 90s, 15m or 3h, above 0 and at most {TIMEOUT_MAX_S / 86400:g}d"
+        match = _duration.fullmatch(self.text(allowed))
+        seconds = float(match[1]) * UNIT_S[match[2]] if match else 0.0
+        if not 0 < seconds <= TIMEOUT_MAX_S:
+            raise self.wrong(allowed)
+        return seconds
+
+    def items(self) -> list[_Value]:
+        if not isinstance(self.node, yaml.SequenceNode):
+            return [self]
+        if len(self.node.value) > LIST_ITEMS_MAX:
+            raise self.wrong(f"a list of at most {LIST_ITEMS_MAX}", f"a list of {len(self.node.value)}")
+        return [_Value(self.key, item) for item in self.node.value]
+
+    def fields(self, *known: str) -> dict[str, _Value]:
+        allowed = "a mapping with " + ", ".join(known)
+        if not isinstance(self.node, yaml.MappingNode):
+            raise self.wrong(allowed)
+        values = _mapping(self.node, self.key + ".")
+        for name, value in values.items():
+            if name not in known:
+                raise _Value(value.key, value.node).wrong(", ".join(known), repr(name))
+        return values
+
+
+def _mapping(node: yaml.MappingNode, prefix: str = "") -> dict[str, _Value]:
+    values: dict[str, _Value] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ManifestError(line, None, "a key that is no plain word", "key: value")
+        key = str(key_node.value)
+        if key in values:
+            raise ManifestError(line, prefix + key, "the key a second time", "each key once")
+        values[key] = _Value(prefix + key, value_node)
+    return values
+
+
+def duration_s(text: str) -> float:
+    """`90s`, `15m`, `3h` or `1d` in seconds. Raises ValueError."""
+    match = _duration.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is no duration: write 90s, 15m or 3h")
+    return float(match[1]) * UNIT_S[match[2]]
+
+
+def _front_matter(text: str) -> tuple[yaml.MappingNode, str, str]:
+    match = _fence.match(text)
+    if not match:
+        opened = text.startswith("---")
+        raise ManifestError(
+            1,
+            None,
+            "front matter without its closing line '---'" if opened else "no front matter",
+            "a first line '---', YAML keys, a line '---', then the body",
+        )
+    try:
+        # the newline stands for the opening line, so that marks count the manifest's own lines
+        node = yaml.compose("\n" + match[1], Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ManifestError(mark.line + 1 if mark else 1, None, f"broken YAML ({problem})", "YAML keys") from None
+    except RecursionError:
+        raise ManifestError(1, None, "YAML nested too deeply", "flat keys") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise ManifestError(2, None, "front matter that is no mapping", "YAML keys, 'engine' among them")
+    return node, text[: match.end()], text[match.end() :]
+
+
+def _title(body: str) -> str:
+    for line in body.splitlines():
+        words = line.strip().lstrip("#").strip()
+        if words and not words.startswith("```"):
+            return words[:TITLE_LENGTH_MAX]
+    return "untitled"
+
+
+def _check_key(value: str) -> str:
+    if len(value) > KEY_LENGTH_MAX:
+        raise ValueError
+    return value
+
+
+NAME_ALLOWED = "a name of a-z, 0-9, _ and -, at most 32 characters, not 'any'"
+
+
+def _budget(value: _Value) -> Budget:
+    fields = value.fields("usd", "tokens", "wall")
+    return Budget(
+        usd=fields["usd"].amount() if "usd" in fields else None,
+        tokens=fields["tokens"].whole(0, 10**12) if "tokens" in fields else None,
+        wall_s=fields["wall"].duration_s() if "wall" in fields else None,
+    )
+
+
+def _retries(value: _Value) -> Retries:
+    if isinstance(value.node, yaml.ScalarNode):
+        return Retries(max=value.whole(0, RETRIES_MAX))
+    fields = value.fields("max", "backoff")
+    return Retries(
+        max=fields["max"].whole(0, RETRIES_MAX) if "max" in fields else 2,
+        backoff_s=fields["backoff"].duration_s() if "backoff" in fields else 30.0,
+    )
+
+
+_READERS: dict[str, tuple[str, Callable[[_Value], Any]]] = {
+    "engine": ("engine", lambda v: Engine(v.one_of(*Engine))),
+    "product": ("product", lambda v: v.checked(check_name, NAME_ALLOWED)),
+    "title": ("title", lambda v: v.text()[:TITLE_LENGTH_MAX]),
+    "cwd": ("cwd", lambda v: v.text()),
+    "repo": ("repo", lambda v: v.text()),
+    "ref": ("ref", lambda v: v.text()),
+    "profile": ("profile", lambda v: v.text()),
+    "capabilities": ("capabilities", lambda v: tuple(i.checked(check_name, NAME_ALLOWED) for i in v.items())),
+    "priority": ("priority", lambda v: Priority(v.one_of(*Priority))),
+    "deps": ("deps", lambda v: tuple(i.text("a job id or an idempotencyKey") for i in v.items())),
+    "depsMode": ("deps_mode", lambda v: v.one_of("all", "any")),
+    "lock": ("lock", lambda v: v.checked(check_name, NAME_ALLOWED)),
+    "timeout": ("timeout_s", lambda v: v.duration_s()),
+    "budget": ("budget", _budget),
+    "retries": ("retries", _retries),
+    "verify": ("verify", lambda v: tuple(i.text("a shell command") for i in v.items())),
+    "review": ("review", lambda v: v.whole(0, REVIEWS_MAX)),
+    "ship": ("ship", lambda v: v.one_of("auto", "manual")),
+    "yolo": ("yolo", lambda v: v.flag()),
+    "idempotencyKey": (
+        "idempotency_key",
+        lambda v: v.checked(_check_key, f"a text of 1 to {KEY_LENGTH_MAX} characters"),
+    ),
+}
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Raises `ManifestError`, or `too_large` above MANIFEST_BYTES_MAX."""
+    if len(raw) > MANIFEST_BYTES_MAX:
+        raise FleetError(
+            ErrorCode.TOO_LARGE,
+            f"the manifest has {len(raw)} bytes; allowed are {MANIFEST_BYTES_MAX} (256 KiB)",
+            found=len(raw),
+            allowed=MANIFEST_BYTES_MAX,
+        )
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ManifestError(line, None, f"the byte 0x{raw[error.start]:02x}", "UTF-8 text") from None
+    node, snapshot, body = _front_matter(text)
+    values = _mapping(node)
+    parsed = {field: read(values[key]) for key, (field, read) in _READERS.items() if key in values}
+    if "engine" not in values:
+        raise ManifestError(1, "engine", "no such key", " | ".join(Engine))
+    if "cwd" in values and ("repo" in values or "ref" in values):
+        raise ManifestError(values["cwd"].line, "cwd", "cwd beside repo or ref", "either cwd, or repo with ref")
+    if "ref" in values and "repo" not in values:
+        raise ManifestError(values["ref"].line, "ref", "a ref without a repo", "ref only beside repo")
+    verified = bool(parsed.get("verify"))
+    parsed.setdefault("review", 0 if verified else 1)
+    parsed.setdefault("ship", "auto" if verified and not parsed["review"] else "manual")
+    parsed.setdefault("title", _title(body))
+    unknown = [f"line {v.line}: unknown key '{k}' is kept but has no effect" for k, v in values.items() if k not in _READERS]
+    return Manifest(
+        **parsed, snapshot=snapshot, body=body, sha256=hashlib.sha256(raw).hexdigest(), warnings=tuple(unknown)
+    )
