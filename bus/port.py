@@ -1,7 +1,7 @@
 """The one port to a message bus.
 
-Nothing here is durable or certain: a message may be lost, late or repeated, and a failed call may have been heard.
-A call made while the bus is away fails at once instead of waiting or being buffered.
+Nothing here is durable or certain: a message may be lost, late or repeated, and a failed call may have been
+heard. A call made while the bus is away fails at once instead of waiting or being buffered.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ class Bus(Protocol):
 
     @property
     def dropped(self) -> int:
-        """Messages lost on this side because a listener was too slow."""
+        """Messages lost on this side because a listener or the responders were too slow."""
+
+    @property
+    def refused(self) -> int:
+        """Requests dropped unheard because their reply was not allowed: each is an alarm."""
 
     async def start(self) -> None:
         """Begins to connect and returns within a second, connected or not; goes on trying until `close`.
@@ -67,12 +71,21 @@ class Bus(Protocol):
         """With `queue`, each message goes to one member of that group."""
 
     async def serve(
-        self, subject: str, respond: Responder, queue: str, allows_reply: Callable[[Message], bool], concurrency: int = 64
+        self,
+        subject: str,
+        respond: Responder,
+        queue: str,
+        allows_reply: Callable[[Message], bool],
+        concurrency: int = 64,
     ) -> Subscription:
-        """Answers requests. A message whose reply `allows_reply` refuses is dropped unheard."""
+        """Answers requests, at most `concurrency` at once. A message whose reply `allows_reply` refuses is
+        dropped unheard and counted in `refused`. Stopping cancels the responders that run.
+        """
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
         """Raises BusUnavailable or BusTimeout."""
 
     async def ensure_event_stream(self) -> None:
-        """Makes the durable stream over all events if it is not there. A coordinator's alone. Raises BusError."""
+        """Makes the durable stream over all events if it is missing. A coordinator's alone. Raises
+        BusError.
+        """

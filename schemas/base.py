@@ -29,7 +29,11 @@ class Schema(BaseModel):
     """A frozen value. Unknown fields are ignored, so that the next version's optional fields do no harm."""
 
     model_config = ConfigDict(
-        frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore", ser_json_inf_nan="strings"
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="ignore",
+        ser_json_inf_nan="strings",
     )
 
     def to_doc(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ REQUEST_ID_PATTERN = r"[A-Za-z0-9_-]{1,64}"
 KEY_LENGTH_MAX = 200
 
 RESERVED = frozenset({"any"})
+LEDGER_ID = "ledger"
 
 _id = re.compile(ID_PATTERN)
 _name = re.compile(NAME_PATTERN)
@@ -66,8 +67,8 @@ def lock_id(name: str) -> str:
     return f"lock:{name}"
 
 
-def body_id(job_id: str) -> str:
-    return f"body:{job_id}"
+def body_id(job_id: str, manifest_sha256: str) -> str:
+    return f"body:{job_id}:{manifest_sha256[:16]}"
 
 
 # Operation ids: what an event carries, so that a write of unknown outcome can be looked up.

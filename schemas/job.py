@@ -205,7 +205,13 @@ class Job(Schema):
         return any(event.op_id == op_id and event.seq > above for event in self.outbox)
 
     def advance(
-        self, event_type: str, op_id: str, actor: str, now: datetime, data: dict[str, Any] | None = None, **changes: Any
+        self,
+        event_type: str,
+        op_id: str,
+        actor: str,
+        now: datetime,
+        data: dict[str, Any] | None = None,
+        **changes: Any,
     ) -> Self:
         """The next state, with the one event that tells of it appended to the outbox."""
         stage = changes.get("stage", self.stage)

@@ -291,7 +291,13 @@ def parse_manifest(raw: bytes) -> Manifest:
     parsed.setdefault("review", 0 if verified else 1)
     parsed.setdefault("ship", "auto" if verified and not parsed["review"] else "manual")
     parsed.setdefault("title", _title(body))
-    unknown = [f"line {v.line}: unknown key '{k}' is kept but has no effect" for k, v in values.items() if k not in _READERS]
+    unknown = [
+        f"line {v.line}: unknown key '{k}' is kept but has no effect" for k, v in values.items() if k not in _READERS
+    ]
     return Manifest(
-        **parsed, snapshot=snapshot, body=body, sha256=hashlib.sha256(raw).hexdigest(), warnings=tuple(unknown)
+        **parsed,
+        snapshot=snapshot,
+        body=body,
+        sha256=hashlib.sha256(raw).hexdigest(),
+        warnings=tuple(unknown),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -80,13 +80,3 @@ class RunDoc(Schema):
     insights: Insights | None = None
     choice: Choice | None = None
     rev: int
-
-
-class LockGuard(Schema):
-    """The guard of one lock name. Emptied when free, never deleted."""
-
-    id: str
-    product_id: str
-    job_id: str | None = None
-    lease_epoch: int | None = None
-    type: Literal["lock"] = "lock"

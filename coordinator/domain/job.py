@@ -56,7 +56,8 @@ def _illegal(job: Job, op: ops.Op, why: str = "") -> ops.Rejected:
     legal = sorted(action for stage, action in TABLE if stage is job.stage)
     return ops.Rejected(
         "illegal_transition",
-        why or f"a job that is {job.stage} has no {op.action} by {op.actor_kind}; legal are: {', '.join(legal) or 'none'}",
+        why
+        or f"a job that is {job.stage} has no {op.action} by {op.actor_kind}; legal are: {', '.join(legal) or 'none'}",
         {"stage": str(job.stage), "action": str(op.action)},
     )
 
@@ -90,7 +91,7 @@ def claim(job: Job, op: ops.Claim, now: datetime) -> Decided:
 
 def start(job: Job, op: ops.Start, now: datetime) -> Decided:
     """assigned -> building."""
-    return job.advance("started", op.id, op.actor, now, stage=Stage.BUILDING)
+    return job.advance("started", op.id, op.actor, now, {"sessionId": op.session_id}, stage=Stage.BUILDING)
 
 
 def save_checkpoint(job: Job, op: ops.SaveCheckpoint, now: datetime) -> Decided:
@@ -98,16 +99,19 @@ def save_checkpoint(job: Job, op: ops.SaveCheckpoint, now: datetime) -> Decided:
     known = job.checkpoint
     if known is not None and op.checkpoint.number <= known.number:
         return ops.Rejected(
-            "conflict", f"checkpoint {op.checkpoint.number} is not above {known.number}", {"number": known.number}
+            "conflict",
+            f"checkpoint {op.checkpoint.number} is not above {known.number}",
+            {"number": known.number},
         )
-    data = op.checkpoint.to_doc()
+    data = {"sessionId": op.session_id, **op.checkpoint.to_doc()}
     return job.advance("checkpointed", op.id, op.actor, now, data, checkpoint=op.checkpoint, lost_in_a_row=0)
 
 
 def end(job: Job, op: ops.End, now: datetime) -> Decided:
     """assigned | building -> what the outcome says; first a start, where its own message never arrived."""
     if op.action is Action.REPORT and job.stage is Stage.ASSIGNED:
-        job = job.advance("started", start_op(job.id, op.lease_epoch), op.actor, now, stage=Stage.BUILDING)
+        started = {"sessionId": op.session_id}
+        job = job.advance("started", start_op(job.id, op.lease_epoch), op.actor, now, started, stage=Stage.BUILDING)
     outcome = op.result.outcome
     result = op.result
     event = "released" if op.action is Action.RELEASE else "reported"
@@ -126,9 +130,21 @@ def end(job: Job, op: ops.End, now: datetime) -> Decided:
     }
     if op.checkpoint is not None and (job.checkpoint is None or op.checkpoint.number > job.checkpoint.number):
         changes["checkpoint"] = op.checkpoint
-    data = {"outcome": str(result.outcome), "result": result.to_doc(), "insights": op.insights.to_doc()}
+    data = {
+        "sessionId": op.session_id,
+        "outcome": str(result.outcome),
+        "result": result.to_doc(),
+        "insights": op.insights.to_doc(),
+    }
     ended = job.advance(
-        event, op.id, op.actor, now, data, **changes, **_after(job, result.outcome, now, op.jitter), **_no_holder(job)
+        event,
+        op.id,
+        op.actor,
+        now,
+        data,
+        **changes,
+        **_after(job, result.outcome, now, op.jitter),
+        **_no_holder(job),
     )
     return _shipped_at_once(ended, op.lease_epoch, now)
 
@@ -199,7 +215,9 @@ def request_stop(job: Job, op: ops.RequestStop, now: datetime) -> Decided:
     if job.held:
         if op.kind == "preempt" and op.lease_epoch != job.lease_epoch:
             return ops.Rejected(
-                "fenced", f"the running term is {job.lease_epoch}, not {op.lease_epoch}", {"leaseEpoch": job.lease_epoch}
+                "fenced",
+                f"the running term is {job.lease_epoch}, not {op.lease_epoch}",
+                {"leaseEpoch": job.lease_epoch},
             )
         if job.stop is not None and (job.stop.kind == op.kind or job.stop.kind == "cancel"):
             return ops.Rejected("conflict", f"a {job.stop.kind} is under way", {"stop": job.stop.to_doc()})
@@ -269,7 +287,12 @@ def follow_up(job: Job, op: ops.FollowUp, now: datetime) -> Decided:
         return ops.Rejected("conflict", f"the job moved on to {job.seq}", {"seq": job.seq})
     match op.action:
         case Action.UNBLOCK:
-            changes = {"stage": Stage.QUEUED, "blocked_reason": None, "waiting_since": now, **_next_epoch(job)}
+            changes = {
+                "stage": Stage.QUEUED,
+                "blocked_reason": None,
+                "waiting_since": now,
+                **_next_epoch(job),
+            }
             return job.advance("unblocked", op.id, op.actor, now, **changes)
         case Action.EXPLAIN_BLOCK:
             assert op.blocked_reason is not None

@@ -131,11 +131,12 @@ class FollowUp(Op):
     actor_kind: Actor = Actor.COORDINATOR
 
     @classmethod
-    def of(
-        cls, key: JobKey, seq: int, action: Action, blocked_reason: BlockedReason | None = None
-    ) -> FollowUp:
+    def of(cls, key: JobKey, seq: int, action: Action, blocked_reason: BlockedReason | None = None) -> FollowUp:
         return cls(
-            id=ids.follow_up_op(key.job_id, seq, action), action=action, seq=seq, blocked_reason=blocked_reason
+            id=ids.follow_up_op(key.job_id, seq, action),
+            action=action,
+            seq=seq,
+            blocked_reason=blocked_reason,
         )
 
 
@@ -143,7 +144,7 @@ class FollowUp(Op):
 class Rejected:
     """A refusal: nothing changed, and nothing will."""
 
-    reason: Literal["not_found", "fenced", "illegal_transition", "conflict", "lock_busy"]
+    reason: Literal["not_found", "fenced", "illegal_transition", "conflict", "lock_busy", "budget_paused"]
     message: str
     detail: dict[str, Any] = field(default_factory=dict)
 

@@ -1,0 +1,1 @@
+"""Background work: each `run_once(now)` is bounded and gives a report."""

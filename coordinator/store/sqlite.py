@@ -121,7 +121,8 @@ class SqliteStore:
     async def delete(self, at: Address, etag: str) -> Written:
         def work(db: sqlite3.Connection) -> Written:
             gone = db.execute(
-                f"DELETE FROM {at.container} WHERE pk = ? AND id = ? AND etag = ?", (at.partition, at.id, _number(etag))
+                f"DELETE FROM {at.container} WHERE pk = ? AND id = ? AND etag = ?",
+                (at.partition, at.id, _number(etag)),
             )
             return Written(Verdict.OK) if gone.rowcount else Written(_why_not(db, at))
 
@@ -243,8 +244,7 @@ class SqliteStore:
                 )
             self._etag += 1
             db.execute(
-                f"INSERT INTO {at.container} (pk, id, etag, body) VALUES (?, ?, ?, ?) "
-                f"ON CONFLICT (pk, id) DO {newer}",
+                f"INSERT INTO {at.container} (pk, id, etag, body) VALUES (?, ?, ?, ?) ON CONFLICT (pk, id) DO {newer}",
                 (at.partition, at.id, self._etag, body.decode()),
             )
 

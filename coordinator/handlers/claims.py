@@ -1,0 +1,204 @@
+"""Claims: idempotent by (factory, session, requestId), one conditional commit per grant."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from coordinator.context import Context
+from coordinator.domain import lease as lease_rules
+from coordinator.domain.ops import Claim, Rejected
+from coordinator.handlers.answers import CODES, accepted, stop_order, term_times
+from coordinator.handlers.factories import enrolled, session_checked
+from coordinator.scheduler.feasible import obstacles
+from coordinator.scheduler.plan import choice_of, ranked_jobs
+from coordinator.scheduler.snapshot import FactoryView
+from coordinator.store.port import JOBS, Address
+from coordinator.store.queries import jobs_granted_under, jobs_held_by, read_job, read_lease
+from schemas.errors import ErrorCode, FleetError
+from schemas.factory import FactoryDoc
+from schemas.ids import JobKey, body_id, claim_op
+from schemas.job import Job, Stage
+from schemas.messages import ClaimAnswer, ClaimRequest, Grant
+
+CANDIDATES_MAX = 32  # tried per look: each costs a read, and a loser's read is wasted
+
+
+async def claim(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
+    """Waits up to `waitS` for something to claim. Raises fenced, not_found, no_capability, conflict, unavailable."""
+    deadline_s = ctx.clock.boot_s() + min(request.wait_s, ctx.timers.long_poll_s)
+    while True:
+        changed = ctx.ready.changed()
+        async with ctx.asks.turn((request.factory_id, request.request_id)):
+            answer = await _claim_once(ctx, request)
+        left_s = deadline_s - ctx.clock.boot_s()
+        if answer.grants or left_s <= 0:
+            return answer
+        try:
+            async with asyncio.timeout(left_s):
+                await changed.wait()
+        except TimeoutError:
+            return answer
+
+
+async def _claim_once(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
+    factory = await enrolled(ctx, request.factory_id)
+    session_checked(factory, request.session_id, request.session_no)
+    ctx.roster.note(factory, heard=True)
+    known = [
+        job
+        for job in await jobs_granted_under(ctx.store, factory.products, factory.id, request.request_id)
+        if job.holder is not None and job.holder.session_id == request.session_id
+    ]
+    if known:
+        return ClaimAnswer(grants=tuple([await _granted_before(ctx, job) for job in known]))
+    view = await _view(ctx, factory, request)
+    if request.job_id is not None:
+        return ClaimAnswer(grants=(await _claim_named(ctx, request, view),))
+    return await _claim_best(ctx, request, view)
+
+
+async def _view(ctx: Context, factory: FactoryDoc, request: ClaimRequest) -> FactoryView:
+    """The claimant: what it is enrolled for, narrowed to what it says it has. It asks, so it is there."""
+    capabilities = set(factory.capabilities)
+    if request.capabilities is not None:
+        capabilities = set(request.capabilities) & set(factory.enrolled_capabilities)
+    engines = factory.engines if request.engines is None else request.engines
+    doc = factory.model_copy(update={"capabilities": tuple(capabilities), "engines": tuple(engines), "seats_used": 0})
+    held = len(list(ctx.ready.held_by(factory.id)))
+    if held >= factory.seat_limit:  # the index may be behind: a refusal needs the store's own word
+        held = len(await jobs_held_by(ctx.store, factory.products, factory.id))
+    return FactoryView.of(doc, seats_used=held)
+
+
+async def _claim_named(ctx: Context, request: ClaimRequest, view: FactoryView) -> Grant:
+    key = await _named(request, view)
+    stored = await read_job(ctx.store, key)
+    if stored is None:
+        raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {key.job_id} in product {key.product_id}")
+    ctx.ready.note(stored.job)
+    against = [one for one in obstacles(stored.job, view, ctx.snapshot(view)) if one.filter != "lock"]
+    if against:  # the lock's guard decides about the lock, not the index
+        raise FleetError(ErrorCode.NO_CAPABILITY, against[0].text, filter=against[0].filter)
+    outcome = await _try(ctx, request, stored.job, view)
+    return outcome if isinstance(outcome, Grant) else _refused(outcome)
+
+
+def _refused(rejected: Rejected) -> Grant:
+    code = ErrorCode.CONFLICT if rejected.reason == "illegal_transition" else CODES[rejected.reason]
+    raise FleetError(code, rejected.message, **rejected.detail)
+
+
+async def _named(request: ClaimRequest, view: FactoryView) -> JobKey:
+    assert request.job_id is not None
+    product_id = request.product_id
+    if product_id is None:
+        if len(view.products) != 1:
+            raise FleetError(ErrorCode.INVALID_REQUEST, "a claim of a job by its id names its productId too")
+        (product_id,) = view.products
+    if product_id not in view.products:
+        raise FleetError(ErrorCode.FORBIDDEN, f"{view.id} is not enrolled for product {product_id}")
+    return JobKey(product_id, request.job_id)
+
+
+async def _claim_best(ctx: Context, request: ClaimRequest, view: FactoryView) -> ClaimAnswer:
+    grants: list[Grant] = []
+    seats = min(request.max, view.seats_free)
+    if view.draining:
+        return ClaimAnswer(reason=f"{view.id} is draining")
+    if seats == 0:
+        return ClaimAnswer(reason=f"all {view.seat_limit} seats of {view.id} are taken")
+    for job in _candidates(ctx, request, view)[:CANDIDATES_MAX]:
+        if len(grants) == seats:
+            break
+        if job.key in ctx.being_claimed:
+            continue  # another ask of this process is at it: a second one could only lose
+        ctx.being_claimed.add(job.key)
+        try:
+            outcome = await _try(ctx, request, job, view)
+        finally:
+            ctx.being_claimed.discard(job.key)
+        if isinstance(outcome, Grant):
+            grants.append(outcome)
+    if grants:
+        return ClaimAnswer(grants=tuple(grants))
+    return ClaimAnswer(reason="no job that this factory could run is waiting")
+
+
+def _candidates(ctx: Context, request: ClaimRequest, view: FactoryView) -> list[Job]:
+    waiting: Iterable[Job] = ctx.ready.queued()
+    if request.product_id is not None:
+        waiting = [job for job in waiting if job.product_id == request.product_id]
+    return ranked_jobs(waiting, view, ctx.snapshot(view))
+
+
+async def _try(ctx: Context, request: ClaimRequest, job: Job, view: FactoryView) -> Grant | Rejected:
+    op = Claim(
+        id=claim_op(view.id, request.session_no, request.session_id, request.request_id),
+        actor=f"factory:{view.id}",
+        factory_id=view.id,
+        session_id=request.session_id,
+        session_no=request.session_no,
+        ask_no=request.ask_no,
+        request_id=request.request_id,
+        choice=choice_of(job, view, ctx.snapshot(view)),
+    )
+    outcome = await ctx.transactor.transact(job.key, op)
+    if isinstance(outcome, Rejected):
+        stored = await read_job(ctx.store, job.key)
+        if stored is not None:
+            ctx.ready.note(stored.job)
+        return outcome
+    won = accepted(outcome).job
+    if (
+        won.holder is None
+        or won.holder.request_id != request.request_id
+        or won.lease_epoch != outcome.event.lease_epoch
+    ):
+        return Rejected("conflict", f"the grant of {job.id} under this request has ended already")
+    return await grant_of(ctx, won, won.stage_since + timedelta(seconds=ctx.timers.lease_ttl_s))
+
+
+async def _granted_before(ctx: Context, job: Job) -> Grant:
+    """The same grant again, with no more time than it has left."""
+    stored = await read_lease(ctx.store, job.id, job.lease_epoch)
+    expires_at = lease_rules.expires_at(job, stored.lease if stored else None, ctx.timers.lease_ttl_s)
+    return await grant_of(ctx, job, expires_at)
+
+
+async def grant_of(ctx: Context, job: Job, expires_at: datetime) -> Grant:
+    assert job.holder is not None
+    return Grant(
+        product_id=job.product_id,
+        job_id=job.id,
+        lease_epoch=job.lease_epoch,
+        request_id=job.holder.request_id,
+        run_id=job.holder.run_id,
+        attempt=job.attempt,
+        title=job.title,
+        engine=job.engine,
+        manifest_snapshot=job.manifest_snapshot,
+        body_md=await body_of(ctx, job),
+        profile=job.profile,
+        repo=job.repo,
+        cwd=job.cwd,
+        ref=job.ref,
+        verify=job.verify,
+        timeout_s=job.timeout_s,
+        budget=job.budget,
+        yolo=job.yolo,
+        checkpoint=job.checkpoint,
+        started=job.stage is Stage.BUILDING,
+        stop=stop_order(ctx, job),
+        term=term_times(ctx, job, expires_at),
+    )
+
+
+async def body_of(ctx: Context, job: Job) -> str:
+    if job.body_md is not None:
+        return job.body_md
+    stored = await ctx.store.read(Address(JOBS, job.product_id, body_id(job.id, job.manifest_sha256)))
+    if stored is None:
+        raise FleetError(ErrorCode.INTERNAL, f"the body of {job.id} is missing from the store")
+    return str(stored.doc["bodyMd"])

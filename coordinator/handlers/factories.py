@@ -1,0 +1,267 @@
+"""Factories: enrolment, sessions, heartbeats. A higher session fences the lower ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from coordinator import leases
+from coordinator.context import Context
+from coordinator.domain.ops import Cause
+from coordinator.ending import end_term
+from coordinator.handlers.answers import stop_order, term_times
+from coordinator.store.port import FACTORIES, Indefinite
+from coordinator.store.queries import all_factories, jobs_held_by, read_factory
+from schemas.errors import ErrorCode, FleetError
+from schemas.factory import REST_SESSION, FactoryDoc
+from schemas.job import Engine, Job
+from schemas.messages import (
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    HeldTerm,
+    HelloAnswer,
+    HelloRequest,
+    RosterNote,
+)
+
+TRIES_MAX = 10
+ALIVE_WITHIN_S = 15.0
+
+
+async def enrolled(ctx: Context, factory_id: str) -> FactoryDoc:
+    """The factory's document, read afresh. Raises not_found for one that nobody enrolled."""
+    entry = ctx.roster.get(factory_id)
+    if entry is None:
+        await refresh_roster(ctx)
+        entry = ctx.roster.get(factory_id)
+    stored = await read_factory(ctx.store, entry.doc.product_id, factory_id) if entry else None
+    if stored is None:
+        raise FleetError(ErrorCode.NOT_FOUND, f"factory {factory_id} is not enrolled", factoryId=factory_id)
+    return stored.factory
+
+
+async def refresh_roster(ctx: Context) -> None:
+    async for factory in all_factories(ctx.store):
+        ctx.roster.note(factory, heard=False)
+
+
+def session_checked(factory: FactoryDoc, session_id: str, session_no: int) -> None:
+    """Raises fenced unless this is the factory's latest session (or, of one that never said hello, the REST one)."""
+    if (session_id, session_no) != (factory.session_id, factory.session_no):
+        raise FleetError(
+            ErrorCode.FENCED,
+            f"session {session_no} of {factory.id} is not its latest, which is {factory.session_no}: stop now",
+            sessionNo=factory.session_no,
+        )
+
+
+async def update_factory(
+    ctx: Context, factory_id: str, change: Callable[[FactoryDoc], FactoryDoc | None]
+) -> FactoryDoc:
+    """Conditional read-change-write; `change` gives None where there is nothing to write, and may raise."""
+    for _ in range(TRIES_MAX):
+        entry_doc = await enrolled(ctx, factory_id)
+        stored = await read_factory(ctx.store, entry_doc.product_id, factory_id)
+        assert stored is not None
+        changed = change(stored.factory)
+        if changed is None:
+            return stored.factory
+        changed = changed.model_copy(update={"rev": stored.factory.rev + 1})
+        try:
+            if (await ctx.store.update(FACTORIES, changed.to_doc(), stored.etag)).ok:
+                ctx.roster.note(changed, heard=False, stored=True)
+                return changed
+        except Indefinite:
+            continue  # read again: `change` sees whether there is anything left to do
+    raise FleetError(ErrorCode.UNAVAILABLE, f"the document of {factory_id} could not be written: ask again")
+
+
+async def enroll(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
+    """Creates the factory, or changes what an existing one may do; its session and tokens stay."""
+    for _ in range(TRIES_MAX):
+        try:
+            stored = await read_factory(ctx.store, factory.product_id, factory.id)
+            if stored is None:
+                if (await ctx.store.create(FACTORIES, factory.to_doc())).ok:
+                    ctx.roster.note(factory, heard=False, stored=True)
+                    return factory
+                continue
+            wanted = stored.factory.model_copy(
+                update={
+                    "products": factory.products,
+                    "enrolled_capabilities": factory.enrolled_capabilities,
+                    "token_hashes": tuple(dict.fromkeys((*stored.factory.token_hashes, *factory.token_hashes)))[-2:],
+                    "bus_key": factory.bus_key or stored.factory.bus_key,
+                }
+            )
+            if wanted == stored.factory:
+                ctx.roster.note(stored.factory, heard=False)
+                return stored.factory
+            wanted = wanted.model_copy(update={"rev": stored.factory.rev + 1})
+            if (await ctx.store.update(FACTORIES, wanted.to_doc(), stored.etag)).ok:
+                ctx.roster.note(wanted, heard=False, stored=True)
+                return wanted
+        except Indefinite:
+            continue
+    raise FleetError(ErrorCode.UNAVAILABLE, f"{factory.id} could not be enrolled: ask again")
+
+
+async def gate_engine(ctx: Context, factory_id: str, engine: Engine, until: datetime) -> None:
+    """The credential is used up until then: the factory gets no job of this engine meanwhile."""
+
+    def change(factory: FactoryDoc) -> FactoryDoc | None:
+        if factory.gated.get(engine) == until:
+            return None
+        return factory.model_copy(update={"gated": {**factory.gated, engine: until}})
+
+    await update_factory(ctx, factory_id, change)
+
+
+async def hello(ctx: Context, request: HelloRequest) -> HelloAnswer:
+    """Opens a session; the higher number wins. Then the terms of lower sessions end."""
+    now = ctx.clock.now()
+    entry = ctx.roster.get(request.factory_id)
+    heard_ago_s = ctx.clock.boot_s() - entry.heard_at_s if entry and entry.heard_at_s is not None else None
+
+    def change(factory: FactoryDoc) -> FactoryDoc | None:
+        if factory.session_id == request.session_id:
+            return None  # the repeat of a hello that was accepted
+        number = request.session_no
+        if number is None:
+            _refuse_living(factory, heard_ago_s, request.takeover)
+            number = factory.session_no + 1
+        if number <= factory.session_no:
+            raise FleetError(
+                ErrorCode.FENCED,
+                f"session {number} of {factory.id} is not above {factory.session_no}: an old or a second process",
+                sessionNo=factory.session_no,
+            )
+        return factory.model_copy(
+            update={
+                "session_id": request.session_id,
+                "session_no": number,
+                "capabilities": tuple(sorted(set(request.capabilities) & set(factory.enrolled_capabilities))),
+                "engines": tuple(sorted(set(request.engines))),
+                "workspaces": request.workspaces,
+                "seat_limit": request.seat_limit,
+                "seats_used": 0,
+                "transport": request.transport,
+                "draining": False,
+                "version": request.version,
+                "os": request.os,
+                "free_disk_bytes": request.free_disk_bytes,
+                "last_heartbeat_at": now,
+            }
+        )
+
+    factory = await update_factory(ctx, request.factory_id, change)
+    ctx.roster.note(factory, heard=True)
+    await end_lower_sessions(ctx, factory, now)
+    ctx.ready.wake()
+    beyond = sorted(set(request.capabilities) - set(factory.enrolled_capabilities))
+    return HelloAnswer(
+        session_no=factory.session_no,
+        products=factory.products,
+        heartbeat_every_s=ctx.timers.heartbeat_s,
+        lease_ttl_s=ctx.timers.lease_ttl_s,
+        trust_margin_s=ctx.timers.trust_margin_s,
+        warnings=(f"not enrolled for, and left out: {', '.join(beyond)}",) if beyond else (),
+        now=ctx.clock.now(),
+    )
+
+
+def _refuse_living(factory: FactoryDoc, heard_ago_s: float | None, takeover: bool) -> None:
+    if takeover or heard_ago_s is None or heard_ago_s > ALIVE_WITHIN_S:
+        return
+    raise FleetError(
+        ErrorCode.FENCED,
+        f"another session of {factory.id} was alive {heard_ago_s:.0f} s ago: stop it first, or say --takeover",
+        sessionNo=factory.session_no,
+    )
+
+
+async def end_lower_sessions(ctx: Context, factory: FactoryDoc, now: datetime) -> int:
+    """Ends the terms of sessions below the factory's latest. The reaper repeats it if this dies on the way."""
+    ended = 0
+    for job in await jobs_held_by(ctx.store, factory.products, factory.id):
+        if job.holder is not None and job.holder.session_no < factory.session_no:
+            await end_term(ctx, job, Cause.SESSION_GONE, now)
+            ended += 1
+    return ended
+
+
+async def heartbeat(ctx: Context, request: HeartbeatRequest) -> HeartbeatAnswer:
+    now = ctx.clock.now()
+    factory = await enrolled(ctx, request.factory_id)
+    session_checked(factory, request.session_id, request.session_no)
+    factory = await _noted(ctx, factory, request, now)
+    held = {
+        (job.product_id, job.id, job.lease_epoch): job
+        for job in await jobs_held_by(ctx.store, factory.products, factory.id)
+        if job.holder is not None and job.holder.session_id == request.session_id
+    }
+    terms = []
+    for named in request.holding:
+        job = held.pop((named.product_id, named.job_id, named.lease_epoch), None)
+        terms.append(
+            await _held_term(ctx, job)
+            if job is not None
+            else HeldTerm(
+                product_id=named.product_id, job_id=named.job_id, lease_epoch=named.lease_epoch, granted=False
+            )
+        )
+    for job in held.values():
+        if is_missing(job, request):
+            await end_term(ctx, job, Cause.MISSING, now)
+    return HeartbeatAnswer(terms=tuple(terms), heartbeat_every_s=ctx.timers.heartbeat_s, now=ctx.clock.now())
+
+
+def is_missing(job: Job, heartbeat: HeartbeatRequest) -> bool:
+    """Only a heartbeat asked after the claim, in the same session, that names neither term nor request, says so."""
+    holder = job.holder
+    return (
+        holder is not None
+        and heartbeat.session_id != REST_SESSION
+        and holder.session_id == heartbeat.session_id
+        and heartbeat.ask_no >= holder.ask_no
+        and holder.request_id not in heartbeat.pending
+    )
+
+
+async def _held_term(ctx: Context, job: Job) -> HeldTerm:
+    expires_at = await leases.renew(ctx.store, ctx.clock, job, ctx.timers.lease_ttl_s)
+    return HeldTerm(
+        product_id=job.product_id,
+        job_id=job.id,
+        lease_epoch=job.lease_epoch,
+        granted=expires_at is not None,
+        stop=stop_order(ctx, job),
+        term=term_times(ctx, job, expires_at) if expires_at is not None else None,
+    )
+
+
+async def _noted(ctx: Context, factory: FactoryDoc, request: HeartbeatRequest, now: datetime) -> FactoryDoc:
+    """In the roster at once; in the store when it changed what others decide by, or every so often."""
+    said = {
+        "seat_limit": request.seat_limit,
+        "seats_used": request.seats_used,
+        "load": request.load,
+        "health": request.health,
+        "transport": request.transport,
+        "draining": request.draining,
+        "free_disk_bytes": request.free_disk_bytes,
+        "engines": factory.engines if request.engines is None else request.engines,
+        "last_heartbeat_at": now,
+    }
+    entry = ctx.roster.get(factory.id)
+    heard = factory.model_copy(update=said)
+    silent_s = ctx.clock.boot_s() - entry.stored_at_s if entry and entry.stored_at_s is not None else None
+    lasting = ("seat_limit", "health", "transport", "draining", "engines")
+    changed = any(said[name] != getattr(factory, name) for name in lasting)
+    if changed or silent_s is None or silent_s >= ctx.timers.roster_store_s:
+        heard = await update_factory(ctx, factory.id, lambda doc: doc.model_copy(update=said))
+    ctx.roster.note(heard, heard=True, stored=False)
+    ctx.send_roster(factory.id, RosterNote(factory=heard.to_doc() | {"tokenHashes": []}, heard_at=now))
+    if entry is not None and changed:
+        ctx.ready.wake()
+    return heard

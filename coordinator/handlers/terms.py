@@ -1,0 +1,165 @@
+"""What a holder says of its term: started, checkpoint, renewal, report, release."""
+
+from __future__ import annotations
+
+from coordinator import leases
+from coordinator.context import Context
+from coordinator.domain.ops import End, HolderOp, SaveCheckpoint, Start
+from coordinator.domain.table import Action
+from coordinator.handlers.answers import accepted, stop_order, term_times
+from coordinator.handlers.claims import claim
+from coordinator.handlers.factories import gate_engine
+from coordinator.store.queries import read_job
+from coordinator.transact import Applied
+from schemas.errors import ErrorCode, FleetError
+from schemas.ids import JobKey, checkpoint_op, end_op, start_op
+from schemas.job import Checkpoint, Job, Outcome, Result
+from schemas.messages import (
+    CheckpointRequest,
+    ClaimAnswer,
+    ClaimRequest,
+    EndAnswer,
+    FromHolder,
+    ReleaseRequest,
+    RenewRequest,
+    ReportAnswer,
+    ReportRequest,
+    StartRequest,
+    TermAnswer,
+)
+
+
+def _key(request: FromHolder) -> JobKey:
+    return JobKey(request.product_id, request.job_id)
+
+
+def _fenced(request: FromHolder, why: str) -> FleetError:
+    return FleetError(ErrorCode.FENCED, f"term {request.lease_epoch} of {request.job_id} {why}: stop now")
+
+
+async def _held(ctx: Context, request: FromHolder) -> Job:
+    """The job as it stands, held by exactly the asker. Raises fenced."""
+    stored = await read_job(ctx.store, _key(request))
+    if stored is None:
+        raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {request.job_id} in product {request.product_id}")
+    holder = stored.job.holder
+    if (
+        holder is None
+        or (holder.factory_id, holder.session_id) != (request.factory_id, request.session_id)
+        or stored.job.lease_epoch != request.lease_epoch
+    ):
+        raise _fenced(request, "is not yours")
+    return stored.job
+
+
+async def _term_answer(ctx: Context, request: FromHolder) -> TermAnswer:
+    """Every answer that a holder may rest its trust on comes from a lease document: read, renewed or made."""
+    job = await _held(ctx, request)
+    expires_at = await leases.renew(ctx.store, ctx.clock, job, ctx.timers.lease_ttl_s)
+    if expires_at is None:
+        raise _fenced(request, "is being ended by the coordinator")
+    ctx.roster.heard(request.factory_id)
+    return TermAnswer(stage=job.stage, stop=stop_order(ctx, job), term=term_times(ctx, job, expires_at))
+
+
+async def renew(ctx: Context, request: RenewRequest) -> TermAnswer:
+    return await _term_answer(ctx, request)
+
+
+async def start(ctx: Context, request: StartRequest) -> TermAnswer:
+    op = Start(
+        id=start_op(request.job_id, request.lease_epoch),
+        actor=f"factory:{request.factory_id}",
+        factory_id=request.factory_id,
+        session_id=request.session_id,
+        lease_epoch=request.lease_epoch,
+    )
+    await _asked(ctx, request, op)
+    return await _term_answer(ctx, request)
+
+
+async def checkpoint(ctx: Context, request: CheckpointRequest) -> TermAnswer:
+    saved = Checkpoint(
+        ref=request.ref,
+        commit=request.commit,
+        at=ctx.clock.now(),
+        number=request.number,
+        local=request.factory_id if request.local else None,
+    )
+    op = SaveCheckpoint(
+        id=checkpoint_op(request.job_id, request.lease_epoch, request.number),
+        actor=f"factory:{request.factory_id}",
+        factory_id=request.factory_id,
+        session_id=request.session_id,
+        lease_epoch=request.lease_epoch,
+        checkpoint=saved,
+    )
+    await _asked(ctx, request, op)
+    return await _term_answer(ctx, request)
+
+
+async def release(ctx: Context, request: ReleaseRequest) -> EndAnswer:
+    result = Result(outcome=request.outcome, summary=request.reason)
+    return await _end(ctx, request, Action.RELEASE, result, checkpoint=request.checkpoint)
+
+
+async def report(ctx: Context, request: ReportRequest) -> ReportAnswer:
+    """The report and the ask for the next job are two commits with two answers; neither stops the other."""
+    end: EndAnswer | None = None
+    end_error: FleetError | None = None
+    try:
+        op_fields = {"insights": request.insights, "checkpoint": request.checkpoint}
+        end = await _end(ctx, request, Action.REPORT, request.result, **op_fields)
+    except FleetError as error:
+        end_error = error
+    if end is not None and request.result.outcome is Outcome.QUOTA_EXHAUSTED and request.resets_at is not None:
+        stored = await read_job(ctx.store, _key(request))
+        if stored is not None:
+            await gate_engine(ctx, request.factory_id, stored.job.engine, request.resets_at)
+    next_answer, next_error = await _next(ctx, request)
+    return ReportAnswer(
+        report=end,
+        report_error=end_error.to_doc() if end_error else None,
+        next=next_answer,
+        next_error=next_error.to_doc() if next_error else None,
+    )
+
+
+async def _next(ctx: Context, request: ReportRequest) -> tuple[ClaimAnswer | None, FleetError | None]:
+    if request.next is None:
+        return None, None
+    ask = ClaimRequest(
+        factory_id=request.factory_id,
+        session_id=request.session_id,
+        session_no=request.session_no,
+        ask_no=request.ask_no,
+        request_id=request.next.request_id,
+        max=request.next.max,
+    )
+    try:
+        return await claim(ctx, ask), None
+    except FleetError as error:
+        return None, error
+
+
+async def _end(ctx: Context, request: FromHolder, action: Action, result: Result, **fields: object) -> EndAnswer:
+    op = End(
+        id=end_op(request.job_id, request.lease_epoch),
+        actor=f"factory:{request.factory_id}",
+        factory_id=request.factory_id,
+        session_id=request.session_id,
+        lease_epoch=request.lease_epoch,
+        result=result,
+        jitter=ctx.entropy.fraction(),
+        action=action,
+        **fields,  # type: ignore[arg-type]
+    )
+    applied = await _asked(ctx, request, op)
+    return EndAnswer(stage=applied.event.to_stage, repeated=applied.repeated)
+
+
+async def _asked(ctx: Context, request: FromHolder, op: HolderOp) -> Applied:
+    applied = accepted(await ctx.transactor.transact(_key(request), op))
+    if (applied.event.actor, applied.event.data.get("sessionId")) != (op.actor, op.session_id):
+        raise _fenced(request, "is not yours")  # the same op of this term, but accepted from somebody else
+    return applied

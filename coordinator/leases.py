@@ -1,0 +1,69 @@
+"""The lease documents: renewal, and the closing that comes before every end that a coordinator makes.
+
+A lease never decides who holds a job. Closed is final: the renewal of a closed lease is refused.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from coordinator.domain import lease as rules
+from coordinator.domain.ops import Cause
+from coordinator.store.port import LEASES, Indefinite, Store
+from coordinator.store.queries import StoredLease, read_lease
+from runtime.clock import Clock
+from schemas.errors import ErrorCode, FleetError
+from schemas.job import Job
+from schemas.projections import LeaseDoc, LeaseStatus
+
+TRIES_MAX = 10
+
+
+async def renew(store: Store, clock: Clock, job: Job, ttl_s: float) -> datetime | None:
+    """Until when the term of `job`, as just read, lives. None: its lease is closed. Creates a missing one.
+
+    Writes only when less than two thirds of the TTL is left, and answers what the store holds, never more.
+    """
+    for _ in range(TRIES_MAX):
+        try:
+            stored = await read_lease(store, job.id, job.lease_epoch)
+            wanted = rules.renewed(job, stored.lease if stored else None, clock.now(), ttl_s)
+            if wanted is None:
+                return None
+            if stored is not None and wanted == stored.lease:
+                return wanted.expires_at
+            if await _replaced(store, stored, wanted):
+                return wanted.expires_at
+        except Indefinite:
+            continue  # the next read tells whether it was written
+    raise _unknown(job)
+
+
+async def close(store: Store, clock: Clock, job: Job, ttl_s: float, cause: Cause, overdue: datetime) -> bool:
+    """Closes the term's lease, or creates it closed. False: a renewal came first, so there is no reason to end it.
+
+    For `Cause.EXPIRED` the lease must still have expired at or before `overdue` when it is closed.
+    """
+    for _ in range(TRIES_MAX):
+        try:
+            stored = await read_lease(store, job.id, job.lease_epoch)
+            lease = stored.lease if stored else None
+            if lease is not None and lease.status is LeaseStatus.CLOSED:
+                return True
+            if cause is Cause.EXPIRED and rules.expires_at(job, lease, ttl_s) > overdue:
+                return False
+            if await _replaced(store, stored, rules.closed(job, lease, clock.now())):
+                return True
+        except Indefinite:
+            continue
+    raise _unknown(job)
+
+
+async def _replaced(store: Store, stored: StoredLease | None, wanted: LeaseDoc) -> bool:
+    if stored is None:
+        return (await store.create(LEASES, wanted.to_doc())).ok
+    return (await store.update(LEASES, wanted.to_doc(), stored.etag)).ok
+
+
+def _unknown(job: Job) -> FleetError:
+    return FleetError(ErrorCode.UNAVAILABLE, f"the lease of {job.id} could not be settled: ask again")

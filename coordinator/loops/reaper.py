@@ -1,0 +1,70 @@
+"""Ends terms that nobody lives in any more: expired, never started, of a gone session, past a stop's deadline."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from datetime import datetime, timedelta
+
+from coordinator.context import Context
+from coordinator.domain import lease as lease_rules
+from coordinator.domain.ops import Cause
+from coordinator.ending import end_term
+from coordinator.store.port import JOBS
+from coordinator.store.queries import all_partitions, jobs_in, read_factory, read_lease
+from coordinator.transact import Applied
+from schemas.errors import FleetError
+from schemas.job import Job, Stage
+from schemas.projections import LeaseStatus
+
+log = logging.getLogger(__name__)
+
+ENDED_MAX = 500
+
+
+class Reaper:
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    async def run_once(self, now: datetime) -> Counter[str]:
+        """Ends at most ENDED_MAX terms; gives how many, by cause."""
+        ended: Counter[str] = Counter()
+        async for product_id in all_partitions(self._ctx.store, JOBS):
+            async for job in jobs_in(self._ctx.store, product_id, Stage.ASSIGNED, Stage.BUILDING):
+                if ended.total() >= ENDED_MAX:
+                    return ended
+                cause = await self._due(job, now)
+                if cause is None:
+                    continue
+                try:
+                    if isinstance(await end_term(self._ctx, job, cause, now), Applied):
+                        ended[cause] += 1
+                        log.info("ended term %d of %s: %s", job.lease_epoch, job.id, cause)
+                except FleetError as error:
+                    log.warning("term %d of %s is left to the next run: %s", job.lease_epoch, job.id, error)
+        return ended
+
+    async def _due(self, job: Job, now: datetime) -> Cause | None:
+        timers = self._ctx.timers
+        skew = timedelta(seconds=timers.skew_s)
+        if job.stop is not None and job.stop.deadline + skew <= now:
+            return Cause.STOP_DEADLINE
+        if job.stage is Stage.ASSIGNED and job.stage_since + timedelta(seconds=timers.grant_start_s) + skew <= now:
+            return Cause.NOT_STARTED
+        stored = await read_lease(self._ctx.store, job.id, job.lease_epoch)
+        lease = stored.lease if stored else None
+        if lease is not None and lease.status is LeaseStatus.CLOSED:
+            return Cause.EXPIRED  # somebody began to end it and did not finish
+        if lease_rules.expires_at(job, lease, timers.lease_ttl_s) + skew <= now:
+            return Cause.EXPIRED
+        if await self._session_gone(job):
+            return Cause.SESSION_GONE
+        return None
+
+    async def _session_gone(self, job: Job) -> bool:
+        assert job.holder is not None
+        entry = self._ctx.roster.get(job.holder.factory_id)
+        if entry is None:
+            return False
+        stored = await read_factory(self._ctx.store, entry.doc.product_id, entry.doc.id)
+        return stored is not None and job.holder.session_no < stored.factory.session_no

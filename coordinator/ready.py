@@ -1,0 +1,122 @@
+"""What can be claimed, who holds what, who waits for whom: in memory, rebuilt from the store, never trusted over it.
+
+A note of an older state of a job than the one known changes nothing. A claim that the store refuses corrects it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from coordinator.store.port import JOBS, Store
+from coordinator.store.queries import all_partitions, jobs_in
+from schemas.ids import JobKey
+from schemas.job import HELD, Job, Stage
+from schemas.projections import EventDoc
+
+INDEXED_STAGES = (Stage.QUEUED, Stage.BLOCKED, Stage.ASSIGNED, Stage.BUILDING)
+
+
+class ReadyIndex:
+    def __init__(self) -> None:
+        self._jobs: dict[JobKey, Job] = {}
+        self._by_stage: dict[Stage, dict[JobKey, Job]] = {stage: {} for stage in INDEXED_STAGES}
+        self._held: dict[str, dict[JobKey, Job]] = {}
+        self._locks: dict[tuple[str, str], str] = {}
+        self._dependents: dict[JobKey, set[JobKey]] = {}
+        self._touched: set[JobKey] | None = None
+        self._changed = asyncio.Event()
+        self._listeners: list[Callable[[Job], None]] = []
+
+    def on_queued(self, listener: Callable[[Job], None]) -> None:
+        """Called with each job that became claimable."""
+        self._listeners.append(listener)
+
+    def note(self, job: Job, _events: tuple[EventDoc, ...] = ()) -> None:
+        known = self._jobs.get(job.key)
+        if known is not None and known.seq >= job.seq:
+            return
+        if self._touched is not None:
+            self._touched.add(job.key)
+        self._forget(job.key)
+        if job.stage in self._by_stage:
+            self._remember(job.model_copy(update={"body_md": None, "manifest_snapshot": "", "outbox": ()}))
+        if job.stage is Stage.QUEUED:
+            for listener in self._listeners:
+                listener(job)
+        if job.stage is Stage.QUEUED or (known is not None and known.held and known.lock is not None):
+            self.wake()
+
+    def wake(self) -> None:
+        """Lets everybody look again who waits for something to claim."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def changed(self) -> asyncio.Event:
+        """Set at the next change; take it before looking, so that no change falls in between."""
+        return self._changed
+
+    def queued(self) -> Iterable[Job]:
+        return list(self._by_stage[Stage.QUEUED].values())
+
+    def blocked(self) -> Iterable[Job]:
+        return list(self._by_stage[Stage.BLOCKED].values())
+
+    def held(self) -> Iterable[Job]:
+        return [job for stage in HELD for job in self._by_stage[stage].values()]
+
+    def held_by(self, factory_id: str) -> Iterable[Job]:
+        return list(self._held.get(factory_id, {}).values())
+
+    def locks(self) -> dict[tuple[str, str], str]:
+        return dict(self._locks)
+
+    def waiting_for(self, key: JobKey) -> list[JobKey]:
+        """The blocked jobs that name this one as a dep."""
+        return sorted(self._dependents.get(key, ()))
+
+    def counts(self) -> dict[str, int]:
+        return {str(stage): len(jobs) for stage, jobs in self._by_stage.items()}
+
+    async def refresh(self, store: Store) -> None:
+        """Reads everything unfinished anew. What is noted meanwhile is newer than what is read."""
+        self._touched = set()
+        try:
+            found: set[JobKey] = set()
+            async for product_id in all_partitions(store, JOBS):
+                async for job in jobs_in(store, product_id, *INDEXED_STAGES):
+                    found.add(job.key)
+                    if job.key not in self._touched:
+                        self.note(job)
+                        self._touched.discard(job.key)
+            for key in set(self._jobs) - found - self._touched:
+                self._forget(key)
+        finally:
+            self._touched = None
+
+    def _remember(self, job: Job) -> None:
+        self._jobs[job.key] = job
+        self._by_stage[job.stage][job.key] = job
+        if job.holder is not None:
+            self._held.setdefault(job.holder.factory_id, {})[job.key] = job
+            if job.lock is not None:
+                self._locks[(job.product_id, job.lock)] = job.id
+        if job.stage is Stage.BLOCKED:
+            for dep in job.deps:
+                self._dependents.setdefault(JobKey(job.product_id, dep), set()).add(job.key)
+
+    def _forget(self, key: JobKey) -> None:
+        job = self._jobs.pop(key, None)
+        if job is None:
+            return
+        self._by_stage[job.stage].pop(key)
+        if job.holder is not None:
+            self._held[job.holder.factory_id].pop(key)
+            if job.lock is not None and self._locks.get((job.product_id, job.lock)) == job.id:
+                del self._locks[(job.product_id, job.lock)]
+        if job.stage is Stage.BLOCKED:
+            for dep in job.deps:
+                dependents = self._dependents[JobKey(job.product_id, dep)]
+                dependents.discard(key)
+                if not dependents:
+                    del self._dependents[JobKey(job.product_id, dep)]

@@ -1,0 +1,82 @@
+"""What is known of each factory: its document, and when it was last heard of. Silence stops offers, nothing else."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from coordinator.ready import ReadyIndex
+from coordinator.scheduler.snapshot import FactoryView
+from runtime.clock import Clock
+from schemas.factory import FactoryDoc, Health
+from schemas.job import Job, Outcome
+from schemas.projections import EventDoc
+
+REPOS_REMEMBERED = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    doc: FactoryDoc
+    heard_at_s: float | None = None  # on the clock since boot; None: never by this coordinator
+    stored_at_s: float | None = None
+    last_repos: deque[str] = field(default_factory=lambda: deque(maxlen=REPOS_REMEMBERED))
+
+
+class Roster:
+    def __init__(self, clock: Clock, ready: ReadyIndex, down_after_s: float) -> None:
+        self._clock = clock
+        self._ready = ready
+        self._down_after_s = down_after_s
+        self._entries: dict[str, Entry] = {}
+
+    def note(self, doc: FactoryDoc, *, heard: bool, stored: bool = False) -> None:
+        """An older revision of the document than the one known changes only when it was heard."""
+        now_s = self._clock.boot_s()
+        entry = self._entries.get(doc.id) or Entry(doc)
+        newer = (doc.session_no, doc.rev) >= (entry.doc.session_no, entry.doc.rev)
+        self._entries[doc.id] = replace(
+            entry,
+            doc=doc if newer else entry.doc,
+            heard_at_s=now_s if heard else entry.heard_at_s,
+            stored_at_s=now_s if stored else entry.stored_at_s,
+        )
+
+    def heard(self, factory_id: str) -> None:
+        """Any authenticated call is a sign of life."""
+        entry = self._entries.get(factory_id)
+        if entry is not None:
+            self._entries[factory_id] = replace(entry, heard_at_s=self._clock.boot_s())
+
+    def gone(self, factory_id: str) -> None:
+        """The broker or the factory itself says that it left: down until heard of again."""
+        entry = self._entries.get(factory_id)
+        if entry is not None:
+            self._entries[factory_id] = replace(entry, heard_at_s=None)
+
+    def get(self, factory_id: str) -> Entry | None:
+        return self._entries.get(factory_id)
+
+    def health(self, entry: Entry) -> Health:
+        if entry.heard_at_s is None or self._clock.boot_s() - entry.heard_at_s > self._down_after_s:
+            return Health.DOWN
+        return entry.doc.health
+
+    def view(self, entry: Entry) -> FactoryView:
+        held = sum(1 for _ in self._ready.held_by(entry.doc.id))
+        return FactoryView.of(
+            entry.doc, seats_used=held, health=self.health(entry), last_repos=frozenset(entry.last_repos)
+        )
+
+    def views(self) -> tuple[FactoryView, ...]:
+        return tuple(self.view(self._entries[factory_id]) for factory_id in sorted(self._entries))
+
+    def entries(self) -> list[Entry]:
+        return [self._entries[factory_id] for factory_id in sorted(self._entries)]
+
+    def after_commit(self, job: Job, events: tuple[EventDoc, ...]) -> None:
+        """A repo that a factory finished work on is known to it: affinity."""
+        finished = any(event.type == "reported" and event.data["outcome"] == Outcome.OK for event in events)
+        entry = self._entries.get(job.last_factory_id or "")
+        if finished and entry is not None and job.repo is not None and job.repo not in entry.last_repos:
+            entry.last_repos.append(job.repo)

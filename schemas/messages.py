@@ -1,0 +1,250 @@
+"""Every message between factory and coordinator; bus and REST carry the same ones. `v` is the version."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from schemas.base import Schema, Timestamp
+from schemas.factory import Health, Transport
+from schemas.ids import Id, Name, RequestId
+from schemas.job import Budget, Checkpoint, Engine, Outcome, Result
+from schemas.projections import Insights
+
+VERSION = 1
+SEATS_MAX = 256
+SUMMARY_LENGTH_MAX = 4000
+
+Seats = Annotated[int, Field(ge=0, le=SEATS_MAX)]
+SessionId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+ShortText = Annotated[str, Field(max_length=200)]
+LongText = Annotated[str, Field(max_length=SUMMARY_LENGTH_MAX)]
+
+
+class Message(Schema):
+    v: Literal[1] = 1
+
+
+class TermTimes(Schema):
+    """What a holder may rely on: seconds from when it asked, and the coordinator's wall clock."""
+
+    lease_left_s: float
+    renew_every_s: float
+    start_within_s: float
+    now: Timestamp
+
+
+class StopOrder(Schema):
+    kind: Literal["cancel", "preempt"]
+    by_s: float  # seconds until the deadline
+    reason: str | None = None
+
+
+class TermRef(Schema):
+    """A reference to held work is always these three."""
+
+    product_id: Name
+    job_id: Id
+    lease_epoch: Annotated[int, Field(ge=1)]
+
+
+class FromFactory(Message):
+    factory_id: Name
+    session_id: SessionId = "rest"
+    ask_no: Annotated[int, Field(ge=0)] = 0
+
+
+class FromHolder(FromFactory, TermRef):
+    """A holder's message about its term."""
+
+
+class HelloRequest(FromFactory):
+    session_no: Annotated[int, Field(ge=1)] | None = None  # None: the counter's file is lost
+    takeover: bool = False
+    capabilities: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
+    engines: tuple[Engine, ...] = ()
+    workspaces: Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Field(max_length=64)] = ()
+    seat_limit: Annotated[int, Field(ge=1, le=SEATS_MAX)] = 1
+    transport: Transport = Transport.REST
+    version: ShortText = ""
+    os: ShortText = ""
+    free_disk_bytes: int | None = None
+
+
+class HelloAnswer(Message):
+    session_no: int
+    products: tuple[str, ...]
+    heartbeat_every_s: float
+    lease_ttl_s: float
+    trust_margin_s: float
+    warnings: tuple[str, ...] = ()
+    now: Timestamp
+
+
+class ClaimRequest(FromFactory):
+    """`max` seats are asked for; `waitS` holds a REST call open until there is something."""
+
+    session_no: Annotated[int, Field(ge=0)] = 0
+    request_id: RequestId
+    max: Annotated[int, Field(ge=1, le=SEATS_MAX)] = 1
+    wait_s: Annotated[float, Field(ge=0, le=60)] = 0
+    product_id: Name | None = None
+    job_id: Id | None = None
+    capabilities: Annotated[tuple[Name, ...], Field(max_length=64)] | None = None
+    engines: tuple[Engine, ...] | None = None
+
+
+class Grant(TermRef):
+    """All that is needed to start, and the permission to: for `startWithinS` from when it was asked for."""
+
+    request_id: str
+    run_id: str
+    attempt: int
+    title: str
+    engine: Engine
+    manifest_snapshot: str
+    body_md: str
+    profile: str | None = None
+    repo: str | None = None
+    cwd: str | None = None
+    ref: str | None = None
+    verify: tuple[str, ...] = ()
+    timeout_s: float
+    budget: Budget = Budget()
+    yolo: bool = False
+    checkpoint: Checkpoint | None = None
+    started: bool = False
+    stop: StopOrder | None = None
+    term: TermTimes
+
+
+class ClaimAnswer(Message):
+    grants: tuple[Grant, ...] = ()
+    reason: str | None = None  # why there is nothing
+
+
+class StartRequest(FromHolder):
+    pass
+
+
+class RenewRequest(FromHolder):
+    pass
+
+
+class TermAnswer(Message):
+    """The answer to start, renew and checkpoint."""
+
+    stage: str
+    stop: StopOrder | None = None
+    term: TermTimes
+
+
+class CheckpointRequest(FromHolder):
+    number: Annotated[int, Field(ge=1)]
+    ref: ShortText
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
+    local: bool = False
+
+
+class NextRequest(Schema):
+    request_id: RequestId
+    max: Annotated[int, Field(ge=1, le=SEATS_MAX)] = 1
+
+
+class ReportRequest(FromHolder):
+    result: Result
+    insights: Insights = Insights()
+    checkpoint: Checkpoint | None = None
+    resets_at: Timestamp | None = None  # with quota_exhausted: when the credential is good again
+    session_no: Annotated[int, Field(ge=0)] = 0
+    next: NextRequest | None = None
+
+
+class ReleaseRequest(FromHolder):
+    outcome: Literal[Outcome.RELEASED, Outcome.PREEMPTED, Outcome.CANCELLED] = Outcome.RELEASED
+    reason: LongText | None = None
+    checkpoint: Checkpoint | None = None
+
+
+class EndAnswer(Message):
+    """How a report or release was taken; `repeated` when it was known already."""
+
+    stage: str
+    repeated: bool = False
+
+
+class ReportAnswer(Message):
+    """Two commits, two independent answers: each is an answer or an error document."""
+
+    report: EndAnswer | None = None
+    report_error: dict[str, Any] | None = None
+    next: ClaimAnswer | None = None
+    next_error: dict[str, Any] | None = None
+
+
+class Holding(TermRef):
+    progress_at: Timestamp | None = None
+
+
+class HeartbeatRequest(FromFactory):
+    session_no: Annotated[int, Field(ge=0)] = 0
+    holding: Annotated[tuple[Holding, ...], Field(max_length=SEATS_MAX)] = ()
+    pending: Annotated[tuple[RequestId, ...], Field(max_length=SEATS_MAX)] = ()
+    seat_limit: Annotated[int, Field(ge=1, le=SEATS_MAX)] = 1
+    seats_used: Seats = 0
+    load: Annotated[float, Field(ge=0)] = 0.0
+    health: Health = Health.HEALTHY
+    transport: Transport = Transport.REST
+    draining: bool = False
+    engines: tuple[Engine, ...] | None = None
+    free_disk_bytes: int | None = None
+
+
+class HeldTerm(TermRef):
+    """What became of one term that a heartbeat named: still granted, and for how long, or not."""
+
+    granted: bool
+    stop: StopOrder | None = None
+    term: TermTimes | None = None
+
+
+class HeartbeatAnswer(Message):
+    terms: tuple[HeldTerm, ...] = ()
+    heartbeat_every_s: float
+    now: Timestamp
+
+
+class Offer(Message):
+    """A hint that a job can be claimed. It carries no authority."""
+
+    product_id: str
+    job_id: str
+    lease_epoch: int
+    offer_no: int
+    round: int
+    invited: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    engine: Engine
+    priority: str
+    cwd: str | None = None
+    expires_at: Timestamp
+    now: Timestamp
+
+
+class Control(Message):
+    """An order to one factory. `drain` names no term."""
+
+    order: Literal["cancel", "preempt", "drain"]
+    product_id: str | None = None
+    job_id: str | None = None
+    lease_epoch: int | None = None
+    by_s: float | None = None
+    reason: str | None = None
+
+
+class RosterNote(Message):
+    """A heartbeat as one coordinator heard it, for the others."""
+
+    factory: dict[str, Any]
+    heard_at: Timestamp
