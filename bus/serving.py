@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from bus.port import MESSAGE_BYTES_MAX, BusError, Message, Responder
@@ -94,6 +94,14 @@ def tell(listener: Callable[[Message], None], message: Message) -> None:
         listener(message)
     except Exception:
         log.exception("a listener to %s failed", message.subject)
+
+
+def announce(listeners: Iterable[Callable[[bool], None]], connected: bool) -> None:
+    for listener in listeners:
+        try:
+            listener(connected)
+        except Exception:
+            log.exception("a listener to the bus's coming and going failed")
 
 
 def check_size(subject: str, data: bytes, message_id: str | None = None) -> None:

@@ -71,6 +71,20 @@ def logs_of_factory(product_id: str, factory_id: str) -> str:
     return f"{PREFIX}.logs.{check_name(product_id)}.{check_name(factory_id)}.>"
 
 
+def log_wildcard() -> str:
+    return f"{PREFIX}.logs.*.*.*"
+
+
+class LogAddress(NamedTuple):
+    product_id: str
+    factory_id: str
+    job_id: str
+
+
+def parse_log(subject: str) -> LogAddress:
+    return LogAddress(*subject.split(".")[3:6])
+
+
 def logs_of_job(product_id: str, job_id: str) -> str:
     return f"{PREFIX}.logs.{check_name(product_id)}.*.{check_id(job_id)}"
 

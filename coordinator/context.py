@@ -37,6 +37,7 @@ class Context:
     being_claimed: set[JobKey] = field(default_factory=set)
     send_control: SendControl = lambda factory_id, control: None  # best effort: heartbeats repeat it
     send_roster: SendRoster = lambda factory_id, note: None
+    capacity_changed: Callable[[], None] = lambda: None  # a factory came, or can take more: waiting jobs are offered
 
     def snapshot(self, claimant: FactoryView | None = None) -> Snapshot:
         """The moment as known here; `claimant` stands in for what the roster thinks of it."""

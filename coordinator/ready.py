@@ -68,6 +68,15 @@ class ReadyIndex:
     def held_by(self, factory_id: str) -> Iterable[Job]:
         return list(self._held.get(factory_id, {}).values())
 
+    def is_held_by(self, key: JobKey, factory_id: str, session_id: str, lease_epoch: int) -> bool:
+        job = self._jobs.get(key)
+        return (
+            job is not None
+            and job.holder is not None
+            and (job.holder.factory_id, job.holder.session_id) == (factory_id, session_id)
+            and job.lease_epoch == lease_epoch
+        )
+
     def locks(self) -> dict[tuple[str, str], str]:
         return dict(self._locks)
 

@@ -210,15 +210,16 @@ class Transactor:
         await asyncio.sleep(wait_s)
 
 
-async def history(store: Store, key: JobKey) -> list[EventDoc] | None:
-    """All events of a job in order, those that are still in its outbox included. None: no such job."""
+async def history(store: Store, key: JobKey, after: int = 0) -> list[EventDoc] | None:
+    """The events of a job above `after`, in order, those still in its outbox included. None: no such job."""
     stored = await read_job(store, key)
     if stored is None:
         return None
     events: list[EventDoc] = []
-    while page := await events_after(store, key.job_id, events[-1].seq if events else 0):
+    while page := await events_after(store, key.job_id, events[-1].seq if events else after):
         events += page
-    return events + [event for event in stored.job.outbox if event.seq > (events[-1].seq if events else 0)]
+    last = events[-1].seq if events else after
+    return events + [event for event in stored.job.outbox if event.seq > last]
 
 
 def _unresolved(key: JobKey) -> FleetError:

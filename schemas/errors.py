@@ -62,7 +62,7 @@ class FleetError(Exception):
     @classmethod
     def from_doc(cls, doc: dict[str, Any]) -> FleetError:
         try:
-            code = ErrorCode(doc.get("code"))
+            code = ErrorCode(str(doc.get("code")))
         except ValueError:
             code = ErrorCode.INTERNAL
         return cls(code, str(doc.get("message", "")), **dict(doc.get("detail") or {}))

@@ -89,7 +89,8 @@ class _Value(NamedTuple):
         return int(self.node.start_mark.line) + 1
 
     def wrong(self, allowed: str, found: str | None = None) -> ManifestError:
-        shape = {yaml.SequenceNode: "a list", yaml.MappingNode: "a mapping"}.get(type(self.node))
+        shapes: dict[type[yaml.Node], str] = {yaml.SequenceNode: "a list", yaml.MappingNode: "a mapping"}
+        shape = shapes.get(type(self.node))
         return ManifestError(self.line, self.key, found or shape or repr(self.node.value), allowed)
 
     def text(self, allowed: str = f"a text of 1 to {TEXT_LENGTH_MAX} characters") -> str:

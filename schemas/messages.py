@@ -15,6 +15,7 @@ from schemas.projections import Insights
 VERSION = 1
 SEATS_MAX = 256
 SUMMARY_LENGTH_MAX = 4000
+LOG_CHUNK_MAX = 64 * 1024
 
 Seats = Annotated[int, Field(ge=0, le=SEATS_MAX)]
 SessionId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -145,6 +146,14 @@ class CheckpointRequest(FromHolder):
     ref: ShortText
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
     local: bool = False
+
+
+class LogChunk(Message, TermRef):
+    """Output of one term: `offset` in bytes from its beginning, over bus and REST alike."""
+
+    session_id: SessionId = "rest"
+    offset: Annotated[int, Field(ge=0)]
+    text: Annotated[str, Field(max_length=LOG_CHUNK_MAX)]
 
 
 class NextRequest(Schema):

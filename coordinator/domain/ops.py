@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from coordinator.domain.table import Action, Actor
 from schemas import ids
-from schemas.job import BlockedReason, Checkpoint, JobKey, Outcome, Result
+from schemas.ids import JobKey
+from schemas.job import BlockedReason, Checkpoint, Result
 from schemas.projections import Choice, Insights
 
 
@@ -147,6 +148,3 @@ class Rejected:
     reason: Literal["not_found", "fenced", "illegal_transition", "conflict", "lock_busy", "budget_paused"]
     message: str
     detail: dict[str, Any] = field(default_factory=dict)
-
-
-OUTCOMES_OF_RELEASE = frozenset({Outcome.RELEASED, Outcome.PREEMPTED, Outcome.CANCELLED})

@@ -13,7 +13,7 @@ from coordinator.handlers.answers import stop_order, term_times
 from coordinator.store.port import FACTORIES, Indefinite
 from coordinator.store.queries import all_factories, jobs_held_by, read_factory
 from schemas.errors import ErrorCode, FleetError
-from schemas.factory import REST_SESSION, FactoryDoc
+from schemas.factory import REST_SESSION, FactoryDoc, Health
 from schemas.job import Engine, Job
 from schemas.messages import (
     HeartbeatAnswer,
@@ -158,6 +158,7 @@ async def hello(ctx: Context, request: HelloRequest) -> HelloAnswer:
     ctx.roster.note(factory, heard=True)
     await end_lower_sessions(ctx, factory, now)
     ctx.ready.wake()
+    ctx.capacity_changed()
     beyond = sorted(set(request.capabilities) - set(factory.enrolled_capabilities))
     return HelloAnswer(
         session_no=factory.session_no,
@@ -254,6 +255,7 @@ async def _noted(ctx: Context, factory: FactoryDoc, request: HeartbeatRequest, n
         "last_heartbeat_at": now,
     }
     entry = ctx.roster.get(factory.id)
+    was_down = entry is None or ctx.roster.health(entry) is Health.DOWN
     heard = factory.model_copy(update=said)
     silent_s = ctx.clock.boot_s() - entry.stored_at_s if entry and entry.stored_at_s is not None else None
     lasting = ("seat_limit", "health", "transport", "draining", "engines")
@@ -262,6 +264,7 @@ async def _noted(ctx: Context, factory: FactoryDoc, request: HeartbeatRequest, n
         heard = await update_factory(ctx, factory.id, lambda doc: doc.model_copy(update=said))
     ctx.roster.note(heard, heard=True, stored=False)
     ctx.send_roster(factory.id, RosterNote(factory=heard.to_doc() | {"tokenHashes": []}, heard_at=now))
-    if entry is not None and changed:
+    if was_down or changed:
         ctx.ready.wake()
+        ctx.capacity_changed()
     return heard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -47,8 +48,16 @@ def _agreed(what: str, outer: str | None, inner: str | None) -> str | None:
     return outer if outer is not None else inner
 
 
+def _any_product(product_id: str) -> str:
+    return product_id
+
+
+CheckProduct = Callable[[str], str]
+"""Gives the product back, or raises forbidden where the asker may not use it."""
+
+
 def placed(
-    submission: Submission, only_product: str | None, made_key: str
+    submission: Submission, only_product: str | None, made_key: str, check_product: CheckProduct = _any_product
 ) -> tuple[Manifest, JobKey, str, tuple[str, ...]]:
     """The parsed manifest, where it goes, its key and warnings. `only_product`: the token's, where it has one."""
     manifest = parse_manifest(submission.raw)
@@ -63,11 +72,17 @@ def placed(
     if key is None:
         key = made_key
         warnings += ("no idempotency key was sent: this submit is not safe to repeat",)
-    return manifest, JobKey(product_id, job_id_for(product_id, key)), key, warnings
+    return manifest, JobKey(check_product(product_id), job_id_for(product_id, key)), key, warnings
 
 
-async def submit(ctx: Context, submission: Submission, actor: str, only_product: str | None = None) -> Submitted:
-    manifest, key, idempotency_key, warnings = placed(submission, only_product, ctx.entropy.token())
+async def submit(
+    ctx: Context,
+    submission: Submission,
+    actor: str,
+    only_product: str | None = None,
+    check_product: CheckProduct = _any_product,
+) -> Submitted:
+    manifest, key, idempotency_key, warnings = placed(submission, only_product, ctx.entropy.token(), check_product)
     known = await _known(ctx, key, manifest)
     if known is not None:
         return Submitted(known, True, warnings)
@@ -76,7 +91,11 @@ async def submit(ctx: Context, submission: Submission, actor: str, only_product:
 
 
 async def submit_batch(
-    ctx: Context, submissions: list[Submission], actor: str, only_product: str | None = None
+    ctx: Context,
+    submissions: list[Submission],
+    actor: str,
+    only_product: str | None = None,
+    check_product: CheckProduct = _any_product,
 ) -> list[Submitted | FleetError]:
     """One answer per item; deps may name items of the batch. An item whose dep was refused is refused too."""
     if len(submissions) > BATCH_MAX:
@@ -85,7 +104,7 @@ async def submit_batch(
     items: dict[int, tuple[Manifest, JobKey, str, tuple[str, ...]]] = {}
     for index, submission in enumerate(submissions):
         try:
-            items[index] = placed(submission, only_product, ctx.entropy.token())
+            items[index] = placed(submission, only_product, ctx.entropy.token(), check_product)
         except FleetError as error:
             answers[index] = error
     of_job = {key: index for index, (_, key, _, _) in items.items()}

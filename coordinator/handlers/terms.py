@@ -33,31 +33,32 @@ def _key(request: FromHolder) -> JobKey:
     return JobKey(request.product_id, request.job_id)
 
 
-def _fenced(request: FromHolder, why: str) -> FleetError:
-    return FleetError(ErrorCode.FENCED, f"term {request.lease_epoch} of {request.job_id} {why}: stop now")
+def _fenced(key: JobKey, lease_epoch: int, why: str) -> FleetError:
+    return FleetError(ErrorCode.FENCED, f"term {lease_epoch} of {key.job_id} {why}: stop now", leaseEpoch=lease_epoch)
 
 
-async def _held(ctx: Context, request: FromHolder) -> Job:
-    """The job as it stands, held by exactly the asker. Raises fenced."""
-    stored = await read_job(ctx.store, _key(request))
+async def check_holder(ctx: Context, key: JobKey, factory_id: str, session_id: str, lease_epoch: int) -> Job:
+    """The job as it stands, held by exactly the asker. Raises not_found or fenced."""
+    stored = await read_job(ctx.store, key)
     if stored is None:
-        raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {request.job_id} in product {request.product_id}")
+        raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {key.job_id} in product {key.product_id}")
     holder = stored.job.holder
     if (
         holder is None
-        or (holder.factory_id, holder.session_id) != (request.factory_id, request.session_id)
-        or stored.job.lease_epoch != request.lease_epoch
+        or (holder.factory_id, holder.session_id) != (factory_id, session_id)
+        or stored.job.lease_epoch != lease_epoch
     ):
-        raise _fenced(request, "is not yours")
+        raise _fenced(key, lease_epoch, "is not yours")
     return stored.job
 
 
 async def _term_answer(ctx: Context, request: FromHolder) -> TermAnswer:
     """Every answer that a holder may rest its trust on comes from a lease document: read, renewed or made."""
-    job = await _held(ctx, request)
+    key, epoch = _key(request), request.lease_epoch
+    job = await check_holder(ctx, key, request.factory_id, request.session_id, epoch)
     expires_at = await leases.renew(ctx.store, ctx.clock, job, ctx.timers.lease_ttl_s)
     if expires_at is None:
-        raise _fenced(request, "is being ended by the coordinator")
+        raise _fenced(key, epoch, "is being ended by the coordinator")
     ctx.roster.heard(request.factory_id)
     return TermAnswer(stage=job.stage, stop=stop_order(ctx, job), term=term_times(ctx, job, expires_at))
 
@@ -161,5 +162,7 @@ async def _end(ctx: Context, request: FromHolder, action: Action, result: Result
 async def _asked(ctx: Context, request: FromHolder, op: HolderOp) -> Applied:
     applied = accepted(await ctx.transactor.transact(_key(request), op))
     if (applied.event.actor, applied.event.data.get("sessionId")) != (op.actor, op.session_id):
-        raise _fenced(request, "is not yours")  # the same op of this term, but accepted from somebody else
+        raise _fenced(
+            _key(request), request.lease_epoch, "is not yours"
+        )  # the same op of this term, but accepted from somebody else
     return applied

@@ -163,6 +163,10 @@ class Throttled(Indefinite):
         self.retry_after_s = retry_after_s
 
 
+class Unreachable(StoreError):
+    """The store does not answer at all, yet: worth another try at start."""
+
+
 class StoreFull(StoreError):
     """Definite: there is no room, nothing was written."""
 

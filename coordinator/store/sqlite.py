@@ -130,7 +130,8 @@ class SqliteStore:
 
     async def query(self, query: Query) -> list[Stored]:
         order = _column(query.order)
-        conditions, values = ["pk = ?", f"{order} IS NOT NULL"], [query.partition]
+        conditions = ["pk = ?", f"{order} IS NOT NULL"]
+        values: list[Any] = [query.partition]
         for where in query.where:
             condition, arguments = _condition(where)
             conditions.append(condition)

@@ -1,0 +1,1 @@
+"""How a factory reaches its coordinators: the same messages over the bus and over REST."""

@@ -1,0 +1,42 @@
+# Everything a newcomer needs: `make demo` and `make test` make their own environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.8
+
+.PHONY: test check lock up demo bench clean
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+up: $(VENV)/.installed
+	$(BIN)/gigafactory up
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m deploy.local.demo
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/bench -s --no-header -p no:randomly
+
+# The lock names no host: every machine uses its own index.
+lock: $(VENV)/.installed
+	$(BIN)/uv pip compile --quiet --generate-hashes --universal --extra dev --no-header --no-annotate \
+		--python-version 3.11 pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .demo build *.egg-info

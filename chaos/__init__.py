@@ -1,0 +1,1 @@
+"""Proof under trouble: the fleet on simulated time, live processes with faults, and load."""

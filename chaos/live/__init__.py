@@ -1,0 +1,1 @@
+"""Real servers and real processes, started, broken and ended by tests and chaos runs."""

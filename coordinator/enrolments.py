@@ -1,0 +1,86 @@
+"""Who may take part, read from a file at start: operators and factories with the hashes of their tokens.
+
+Applying it twice is applying it once. Whoever is not in the file stays as the store has it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from coordinator.context import Context
+from coordinator.handlers.factories import enroll
+from coordinator.store.port import OPERATORS, Address, StoreError
+from schemas.base import Schema
+from schemas.factory import FactoryDoc, OperatorDoc
+from schemas.ids import Name
+
+
+class OperatorEnrolment(Schema):
+    id: Name
+    product_id: Name
+    token_hash: str
+    products: tuple[Name, ...] = ()
+
+
+class FactoryEnrolment(Schema):
+    id: Name
+    product_id: Name
+    products: tuple[Name, ...]
+    capabilities: tuple[Name, ...] = ()
+    token_hash: str
+    bus_key: str | None = None
+
+
+class Enrolments(Schema):
+    operators: tuple[OperatorEnrolment, ...] = ()
+    factories: tuple[FactoryEnrolment, ...] = ()
+
+
+def read_enrolments(path: Path) -> Enrolments:
+    """Raises ValueError with a sentence."""
+    try:
+        return Enrolments.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"the enrolments {path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"the enrolments {path} are not valid: {place}: {first['msg']}") from error
+
+
+async def apply(ctx: Context, enrolments: Enrolments) -> None:
+    for operator in enrolments.operators:
+        await _put_operator(ctx, operator)
+    for factory in enrolments.factories:
+        doc = FactoryDoc(
+            id=factory.id,
+            product_id=factory.product_id,
+            products=factory.products,
+            enrolled_capabilities=tuple(sorted(set(factory.capabilities))),
+            token_hashes=(factory.token_hash,),
+            bus_key=factory.bus_key,
+        )
+        await enroll(ctx, doc)
+
+
+async def _put_operator(ctx: Context, operator: OperatorEnrolment) -> None:
+    doc = OperatorDoc(
+        id=operator.id,
+        product_id=operator.product_id,
+        token_hash=operator.token_hash,
+        products=operator.products,
+        created_at=ctx.clock.now(),
+    )
+    stored = await ctx.store.read(Address(OPERATORS, operator.product_id, operator.id))
+    if stored is None:
+        written = await ctx.store.create(OPERATORS, doc.to_doc())
+    elif (known := OperatorDoc.model_validate(stored.doc)).token_hash == doc.token_hash:
+        return
+    else:
+        written = await ctx.store.update(
+            OPERATORS, doc.model_copy(update={"created_at": known.created_at}).to_doc(), stored.etag
+        )
+    if not written.ok:
+        raise StoreError(f"operator {operator.id} was changed by somebody else meanwhile: start again")

@@ -1,0 +1,135 @@
+"""Requests over the bus: subject -> message -> handler -> reply. The factory's id is the subject's, which the broker
+checks; a message that names another is refused, and only the factory's own inbox is ever answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from bus.port import Bus, Message, Subscription
+from bus.subjects import (
+    COORDINATORS,
+    event_wildcard,
+    is_own_inbox,
+    log_wildcard,
+    parse_log,
+    parse_rpc,
+    roster_wildcard,
+    rpc_wildcard,
+)
+from coordinator.context import Context
+from coordinator.handlers import claims, factories, terms
+from coordinator.logs import LogFiles
+from coordinator.store.port import StoreError
+from schemas import messages
+from schemas.errors import ErrorCode, FleetError
+from schemas.factory import FactoryDoc
+from schemas.ids import JobKey
+from schemas.messages import FromFactory, LogChunk, RosterNote
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Context, Any], Awaitable[messages.Message]]
+
+OPS: dict[str, tuple[type[FromFactory], Handler]] = {
+    "hello": (messages.HelloRequest, factories.hello),
+    "heartbeat": (messages.HeartbeatRequest, factories.heartbeat),
+    "claim": (messages.ClaimRequest, claims.claim),
+    "start": (messages.StartRequest, terms.start),
+    "checkpoint": (messages.CheckpointRequest, terms.checkpoint),
+    "report": (messages.ReportRequest, terms.report),
+    "renew": (messages.RenewRequest, terms.renew),
+    "release": (messages.ReleaseRequest, terms.release),
+}
+
+
+def validation_sentence(error: ValidationError) -> str:
+    """The first thing that is wrong, with its place."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the message"
+    return f"{place}: {first['msg']} (found {str(first.get('input'))[:80]!r})"
+
+
+class Inbox:
+    def __init__(self, ctx: Context, bus: Bus, on_foreign_event: Callable[[JobKey], None]) -> None:
+        self._ctx = ctx
+        self._bus = bus
+        self._on_foreign_event = on_foreign_event
+        self._subscriptions: list[Subscription] = []
+
+    async def start(self, logs: LogFiles) -> None:
+        def heard_log(message: Message) -> None:
+            self._heard_log(message, logs)
+
+        self._subscriptions = [
+            await self._bus.subscribe(log_wildcard(), heard_log),
+            await self._bus.serve(rpc_wildcard(), self._respond, COORDINATORS, self._allows_reply),
+            await self._bus.subscribe(roster_wildcard(), self._heard_roster),
+            await self._bus.subscribe(event_wildcard(), self._heard_event),
+        ]
+
+    async def stop(self) -> None:
+        for subscription in self._subscriptions:
+            await subscription.stop()
+
+    def _allows_reply(self, message: Message) -> bool:
+        address = parse_rpc(message.subject)
+        return address is not None and message.reply is not None and is_own_inbox(address.factory_id, message.reply)
+
+    async def _respond(self, message: Message) -> bytes | None:
+        address = parse_rpc(message.subject)
+        assert address is not None
+        try:
+            answer = await self._handled(address.factory_id, address.op, message.data)
+            return orjson.dumps({"ok": True, **answer})
+        except FleetError as error:
+            return orjson.dumps({"ok": False, "error": error.to_doc()})
+        except StoreError as error:
+            return _error(ErrorCode.UNAVAILABLE, f"the store did not answer: {error}")
+        except Exception:
+            log.exception("%s of %s failed", address.op, address.factory_id)
+            return _error(ErrorCode.INTERNAL, "the coordinator made a mistake; its log tells more")
+
+    async def _handled(self, factory_id: str, op: str, data: bytes) -> dict[str, Any]:
+        model, handler = OPS[op]
+        try:
+            request = model.model_validate_json(data)
+        except ValidationError as error:
+            raise FleetError(ErrorCode.INVALID_REQUEST, validation_sentence(error)) from None
+        if request.factory_id != factory_id:
+            raise FleetError(ErrorCode.FORBIDDEN, f"a message of {factory_id} speaks for {request.factory_id}")
+        if isinstance(request, messages.ClaimRequest) and request.wait_s:
+            request = request.model_copy(update={"wait_s": 0.0})  # on the bus, offers do the waiting
+        return (await handler(self._ctx, request)).to_doc()
+
+    def _heard_roster(self, message: Message) -> None:
+        try:
+            note = RosterNote.model_validate_json(message.data)
+            self._ctx.roster.note(FactoryDoc.model_validate(note.factory), heard=True)
+        except ValidationError as error:
+            log.warning("a roster note was left out: %s", validation_sentence(error))
+
+    def _heard_log(self, message: Message, logs: LogFiles) -> None:
+        """Output is kept only from whoever holds the term, as far as the index knows."""
+        product_id, factory_id, job_id = parse_log(message.subject)
+        try:
+            chunk = LogChunk.model_validate_json(message.data)
+        except ValidationError as error:
+            log.warning("a log chunk was left out: %s", validation_sentence(error))
+            return
+        if (chunk.product_id, chunk.job_id) == (product_id, job_id) and self._ctx.ready.is_held_by(
+            JobKey(product_id, job_id), factory_id, chunk.session_id, chunk.lease_epoch
+        ):
+            logs.append(chunk)
+
+    def _heard_event(self, message: Message) -> None:
+        product_id, job_id = message.subject.split(".")[3:5]
+        self._on_foreign_event(JobKey(product_id, job_id))
+
+
+def _error(code: ErrorCode, sentence: str) -> bytes:
+    return orjson.dumps({"ok": False, "error": FleetError(code, sentence).to_doc()})

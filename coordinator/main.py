@@ -1,0 +1,211 @@
+"""The composition root of the coordinator: the only place that names concrete adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from fastapi import FastAPI
+
+from bus.nats import NatsBus
+from bus.none import NoBus
+from bus.port import Bus
+from coordinator.context import Context, make_context
+from coordinator.enrolments import Enrolments, apply, read_enrolments
+from coordinator.feed import Feed
+from coordinator.http.app import make_app
+from coordinator.http.deps import Deps
+from coordinator.inbox import Inbox
+from coordinator.logs import LogFiles
+from coordinator.loops.services import Loops
+from coordinator.outward import Outward
+from coordinator.store.cosmos import CosmosStore
+from coordinator.store.memory import MemoryStore
+from coordinator.store.port import Store, StoreError, Unreachable
+from coordinator.store.sqlite import SqliteStore
+from runtime.clock import SystemClock
+from runtime.entropy import system_entropy
+from runtime.settings import Flags, SettingsError, Timers
+from schemas.ids import JobKey
+
+log = logging.getLogger("coordinator")
+
+STORE_RETRY_S = 2.0
+SHUTDOWN_GRACE_S = 5
+
+
+class StoreKind(StrEnum):
+    SQLITE = "sqlite"
+    MEMORY = "memory"
+    COSMOS = "cosmos"
+
+
+@dataclass(frozen=True)
+class Settings:
+    data: Path
+    store: StoreKind = StoreKind.SQLITE
+    listen: str = "127.0.0.1:8080"
+    bus_url: str | None = None
+    bus_seed: str | None = field(default=None, repr=False)
+    enrolments: Enrolments = field(default_factory=Enrolments)
+    timers: Timers = field(default_factory=Timers)
+    flags: Flags = field(default_factory=Flags)
+
+
+def make_store(settings: Settings) -> Store:
+    match settings.store:
+        case StoreKind.MEMORY:
+            return MemoryStore()
+        case StoreKind.SQLITE:
+            return SqliteStore(settings.data)
+        case StoreKind.COSMOS:
+            endpoint, key = os.environ.get("COSMOS_ENDPOINT"), os.environ.get("COSMOS_KEY")
+            if not endpoint or not key:
+                raise SettingsError("the Cosmos store needs COSMOS_ENDPOINT and COSMOS_KEY in the environment")
+            database = os.environ.get("COSMOS_DATABASE", "gigafactory")
+            return CosmosStore(endpoint, key, database=database, timeout_s=settings.timers.store_timeout_s)
+
+
+def make_bus(settings: Settings) -> Bus:
+    if settings.bus_url is None:
+        return NoBus()
+    return NatsBus(settings.bus_url, nkey_seed=settings.bus_seed, inbox_prefix=None, name="coordinator")
+
+
+@asynccontextmanager
+async def running(settings: Settings, store: Store, bus: Bus) -> AsyncIterator[FastAPI]:
+    """A whole coordinator around an open store: loops, inbox, and the application to serve."""
+    ctx = make_context(store, SystemClock(), system_entropy(), settings.timers, settings.flags)
+    alone = settings.store is not StoreKind.COSMOS
+    feed, outward = Feed(), Outward(bus)
+    ctx.send_control, ctx.send_roster = outward.send_control, outward.send_roster
+    loops = Loops(ctx, bus, alone=alone)
+    for listener in (outward.after_commit, feed.after_commit):
+        ctx.projector.tell(listener)
+
+    def on_foreign_event(key: JobKey) -> None:
+        loops.heard_event(key)
+        feed.changed(key)
+
+    inbox = Inbox(ctx, bus, on_foreign_event)
+    await apply(ctx, settings.enrolments)
+    deps = Deps(ctx, bus, feed, LogFiles(settings.data / "logs"), loops.offers, alone)
+    app = make_app(deps)
+    bus.on_change(lambda up: _bus_changed(ctx, loops, up))
+    await inbox.start(deps.logs)
+    await bus.start()
+    await loops.start()
+    outward.start()
+    try:
+        yield app
+    finally:
+        await inbox.stop()
+        await loops.stop()
+        await outward.stop()
+        await bus.close()
+
+
+def _bus_changed(ctx: Context, loops: Loops, up: bool) -> None:
+    log.info("the bus is back" if up else "the bus is gone: REST goes on")
+    if up:
+        loops.offers.seat_freed()
+    ctx.ready.wake()
+
+
+async def open_store(store: Store) -> None:
+    """Waits for a store that does not answer yet, saying so; what waiting cannot mend is raised."""
+    while True:
+        try:
+            return await store.open()
+        except Unreachable as error:
+            log.warning("the store does not answer, trying again in %s s: %s", STORE_RETRY_S, error)
+            await asyncio.sleep(STORE_RETRY_S)
+
+
+def listening(address: str) -> socket.socket:
+    """Raises SettingsError when the address is taken or makes no sense."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise SettingsError(f"--listen {address!r}: write HOST:PORT, such as 127.0.0.1:8080")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        server.close()
+        raise SettingsError(f"cannot listen on {address}: {error.strerror}; free it, or name another") from error
+    server.set_inheritable(False)
+    return server
+
+
+async def serve(settings: Settings) -> None:
+    server_socket = listening(settings.listen)
+    store, bus = make_store(settings), make_bus(settings)
+    await open_store(store)
+    try:
+        async with running(settings, store, bus) as app:
+            if not bus.connected:
+                log.warning("no bus: REST only until it is there")
+            config = uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=SHUTDOWN_GRACE_S
+            )
+            host, port = server_socket.getsockname()[:2]
+            log.info("listening on http://%s:%s", host, port)
+            await uvicorn.Server(config).serve(sockets=[server_socket])
+    finally:
+        await store.close()
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    data: Annotated[Path, typer.Option(help="Directory for the store and logs.")] = Path(".gigafactory"),
+    store: Annotated[StoreKind, typer.Option(help="sqlite (default), memory, or cosmos.")] = StoreKind.SQLITE,
+    ephemeral: Annotated[bool, typer.Option(help="Allow the memory store: everything is lost at the end.")] = False,
+    listen: Annotated[str, typer.Option(help="HOST:PORT for REST.")] = "127.0.0.1:8080",
+    bus_url: Annotated[str | None, typer.Option(help="nats://HOST:PORT; without it: REST only.")] = None,
+    bus_seed_file: Annotated[Path | None, typer.Option(help="File with the coordinator's nkey seed.")] = None,
+    enrolments: Annotated[Path | None, typer.Option(help="JSON file of operators and factories.")] = None,
+    lease_ttl: Annotated[float, typer.Option(help="Lease TTL in seconds; the other timers follow.")] = 60.0,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Runs one coordinator until SIGTERM or SIGINT."""
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("azure").setLevel(logging.WARNING)
+    try:
+        if store is StoreKind.MEMORY and not ephemeral:
+            raise SettingsError("the memory store loses everything at the end: say --ephemeral if that is meant")
+        settings = Settings(
+            data=data,
+            store=store,
+            listen=listen,
+            bus_url=bus_url,
+            bus_seed=bus_seed_file.read_text().strip() if bus_seed_file else None,
+            enrolments=read_enrolments(enrolments) if enrolments else Enrolments(),
+            timers=Timers.for_lease_ttl(lease_ttl),
+            flags=Flags.from_env(),
+        )
+        asyncio.run(serve(settings))
+    except (SettingsError, StoreError, ValueError, OSError) as error:
+        typer.echo(f"coordinator: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def cli() -> None:
+    app(prog_name="coordinator")

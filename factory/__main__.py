@@ -1,0 +1,3 @@
+from factory.main import cli
+
+cli()

@@ -1,0 +1,189 @@
+"""One factory: opens its session, beats, asks for work, and ends drained or fenced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+from pydantic import ValidationError
+
+from bus.port import Bus, Message
+from bus.subjects import ctl_subject
+from factory.asking import Asking
+from factory.holding import Holdings
+from factory.link.failover import FailoverLink
+from factory.link.port import Unanswered
+from factory.wire import Wire
+from schemas.errors import ErrorCode, FleetError
+from schemas.factory import Transport
+from schemas.job import Engine
+from schemas.messages import Control, HeartbeatAnswer, HeartbeatRequest, HelloAnswer, HelloRequest, StopOrder
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+
+
+class FencedSession(Exception):
+    """A newer session of this factory exists: this process must end and never say hello again."""
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    capabilities: tuple[str, ...]
+    engines: tuple[Engine, ...]
+    workspaces: tuple[str, ...]
+    seats: int
+    disk: str
+    os_name: str
+    takeover: bool
+    drain_grace_s: float
+
+
+class Agent:
+    def __init__(
+        self, settings: AgentSettings, wire: Wire, link: FailoverLink, bus: Bus, holdings: Holdings, asking: Asking
+    ) -> None:
+        self._settings = settings
+        self._wire = wire
+        self._link = link
+        self._bus = bus
+        self._holdings = holdings
+        self._asking = asking
+        self._heartbeat_s = 5.0
+        self._draining = False
+        self._beat_now = asyncio.Event()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._emptying: asyncio.Task[None] | None = None
+
+    async def open_session(self, last_session_no: int | None, remember: Callable[[int], None]) -> tuple[str, ...]:
+        """Old reports first, then hello; gives the products that it serves. Raises FencedSession."""
+        await self._holdings.settle_old_reports()
+        number = None if last_session_no is None else last_session_no + 1
+        if number is not None:
+            remember(number)  # on the disk before it is said
+        request = HelloRequest(
+            **self._wire.ask(),
+            session_no=number,
+            takeover=self._settings.takeover,
+            capabilities=self._settings.capabilities,
+            engines=self._settings.engines,
+            workspaces=self._settings.workspaces,
+            seat_limit=self._settings.seats,
+            transport=self._link.transport,
+            version=VERSION,
+            os=self._settings.os_name,
+            free_disk_bytes=self._free_disk(),
+        )
+        try:
+            answer = HelloAnswer.model_validate(await self._wire.insist("hello", request.to_doc()))
+        except FleetError as error:
+            if error.code is ErrorCode.FENCED:
+                raise FencedSession(error.message) from error
+            raise
+        for warning in answer.warnings:
+            log.warning("%s", warning)
+        remember(answer.session_no)
+        self._wire.session_no = answer.session_no
+        self._wire.note_now(answer.now)
+        self._holdings.margin_s = answer.trust_margin_s
+        self._heartbeat_s = answer.heartbeat_every_s
+        log.info("session %d of %s, over %s", answer.session_no, self._wire.factory_id, self._link.transport)
+        return answer.products
+
+    async def run(self, products: tuple[str, ...]) -> None:
+        """Until drained. The heartbeat is first to start and last to stop. Raises FencedSession."""
+        heartbeat = asyncio.create_task(self._beat_for_ever(), name="heartbeat")
+        await self._bus.subscribe(ctl_subject(self._wire.factory_id), self._heard_control)
+        await self._asking.listen(self._bus, products)
+        self._link.on_change(self._transport_changed)
+        asking = asyncio.create_task(self._asking.run(), name="asking")
+        try:
+            await self._over
+        finally:
+            for task in (asking, *([self._emptying] if self._emptying else [])):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            await self._asking.stop()
+            await self._holdings.fence_all()
+            heartbeat.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await heartbeat
+
+    def drain(self) -> None:
+        """No more asks; what runs may finish within the grace, or is saved and released."""
+        if not self._draining:
+            log.info("draining: %d running", len(self._holdings))
+            self._draining = True
+            self._asking.close()
+            self._holdings.drain(self._wire.boot_s() + self._settings.drain_grace_s)
+            self._emptying = asyncio.create_task(self._end_when_empty())
+
+    async def _end_when_empty(self) -> None:
+        await self._beat()
+        await self._asking.settled()
+        await self._holdings.settled()
+        await self._beat()
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            self._beat_now.clear()
+            await self._beat()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self._beat_now.wait()
+
+    async def _beat(self) -> None:
+        asked_at_s = self._wire.boot_s()
+        request = HeartbeatRequest(
+            **self._wire.ask(),
+            session_no=self._wire.session_no,
+            holding=self._holdings.named(),
+            pending=self._asking.pending,
+            seat_limit=self._settings.seats,
+            seats_used=len(self._holdings),
+            load=psutil.getloadavg()[0] / (psutil.cpu_count() or 1),
+            transport=self._link.transport,
+            draining=self._draining,
+            free_disk_bytes=self._free_disk(),
+        )
+        try:
+            answer = HeartbeatAnswer.model_validate(await self._wire.call("heartbeat", request.to_doc()))
+        except Unanswered as error:
+            log.warning("the heartbeat was not answered: %s", error)
+            return
+        except FleetError as error:
+            log.warning("the heartbeat was refused: %s", error.message)
+            if error.code in (ErrorCode.FENCED, ErrorCode.UNAUTHORIZED) and not self._over.done():
+                self._over.set_exception(FencedSession(error.message))
+            return
+        self._wire.note_now(answer.now)
+        for told in answer.terms:
+            self._holdings.heard_term(told, asked_at_s)
+
+    def _heard_control(self, message: Message) -> None:
+        try:
+            control = Control.model_validate_json(message.data)
+        except ValidationError as error:
+            log.warning("an order made no sense: %s", error.errors()[0]["msg"])
+            return
+        if control.order == "drain":
+            self.drain()
+        elif control.job_id is not None and control.lease_epoch is not None:
+            stop = StopOrder(kind=control.order, by_s=control.by_s or 0.0, reason=control.reason)
+            self._holdings.heard_stop(control.job_id, control.lease_epoch, stop)
+
+    def _transport_changed(self, _transport: Transport) -> None:
+        """Work is asked for over the new transport at once, and the coordinators learn of it."""
+        self._asking.look_again()
+        self._beat_now.set()
+
+    def _free_disk(self) -> int:
+        return int(psutil.disk_usage(self._settings.disk).free)

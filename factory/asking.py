@@ -1,0 +1,153 @@
+"""Asking for work: offers wake an idle seat over the bus, a long-poll waits over REST.
+
+An ask that is not answered occupies a seat: under its requestId there may be a grant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from pydantic import ValidationError
+
+from bus.port import Bus, Message
+from bus.subjects import ANY, offer_subject
+from factory.holding import Holdings
+from factory.link.failover import FailoverLink
+from factory.link.port import Unanswered
+from factory.wire import RETRY_FIRST_S, RETRY_MAX_S, Wire
+from schemas.errors import FleetError
+from schemas.factory import Transport
+from schemas.job import Engine
+from schemas.messages import ClaimAnswer, ClaimRequest, Offer
+
+log = logging.getLogger(__name__)
+
+GIVE_UP_S = 10.0
+REFUSED_PAUSE_S = 1.0
+
+
+class Asking:
+    def __init__(
+        self,
+        wire: Wire,
+        link: FailoverLink,
+        holdings: Holdings,
+        *,
+        seats: int,
+        capabilities: tuple[str, ...],
+        engines: frozenset[Engine],
+        long_poll_s: float,
+    ) -> None:
+        self._wire = wire
+        self._link = link
+        self._holdings = holdings
+        self._seats = seats
+        self._capabilities = capabilities
+        self._engines = engines
+        self._long_poll_s = long_poll_s
+        self._pending: set[str] = set()
+        self._closed = False
+        self._look = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Requests under which a grant may be on its way."""
+        return tuple(sorted(self._pending))
+
+    @property
+    def seats_free(self) -> int:
+        return 0 if self._closed else max(0, self._seats - len(self._holdings) - len(self._pending))
+
+    def close(self) -> None:
+        """No more asks; those that are under way are waited for by whoever drains."""
+        self._closed = True
+
+    def look_again(self) -> None:
+        """A seat is free, or the transport changed."""
+        self._look.set()
+
+    async def listen(self, bus: Bus, products: tuple[str, ...]) -> None:
+        for product_id in products:
+            for capability in (ANY, *self._capabilities):
+                await bus.subscribe(offer_subject(product_id, capability), self._heard_offer)
+
+    async def run(self) -> None:
+        """Pulls once when a seat becomes free or the transport changes; over REST, waits there for work."""
+        while True:
+            self._look.clear()
+            rest = self._link.transport is Transport.REST
+            if self.seats_free:
+                request = self._request(max=self.seats_free, wait_s=self._long_poll_s if rest else 0.0)
+                try:
+                    granted = await self._claim(request)
+                except FleetError as error:
+                    log.warning("a claim was refused: %s", error.message)
+                    await asyncio.sleep(REFUSED_PAUSE_S)
+                    continue
+                if granted or rest:
+                    continue
+            await self._look.wait()
+
+    async def settled(self) -> None:
+        """Returns when no ask is under way any more."""
+        while self._pending:
+            self._answered.clear()
+            await self._answered.wait()
+
+    async def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _request(self, **fields: Any) -> ClaimRequest:
+        return ClaimRequest(
+            **self._wire.ask(), session_no=self._wire.session_no, request_id=self._wire.request_id(), **fields
+        )
+
+    def _heard_offer(self, message: Message) -> None:
+        """Advice: claimed if it fits, is fresh by the coordinator's clock, and is meant for this factory now."""
+        try:
+            offer = Offer.model_validate_json(message.data)
+        except ValidationError as error:
+            log.warning("an offer made no sense: %s", error.errors()[0]["msg"])
+            return
+        late = offer.expires_at <= self._wire.coordinator_now()
+        meant = offer.round > 1 or self._wire.factory_id in offer.invited
+        fits = offer.engine in self._engines and set(offer.capabilities) <= set(self._capabilities)
+        if late or not meant or not fits or self.seats_free == 0:
+            return
+        request = self._request(product_id=offer.product_id, job_id=offer.job_id)
+        task = asyncio.create_task(self._claim_offered(request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _claim_offered(self, request: ClaimRequest) -> None:
+        with contextlib.suppress(FleetError):  # somebody else was faster: so it is with offers
+            await self._claim(request)
+
+    async def _claim(self, request: ClaimRequest) -> int:
+        """Starts what is granted; gives how many. Repeated under the same requestId until answered or given up."""
+        self._pending.add(request.request_id)
+        give_up_s = self._wire.boot_s() + request.wait_s + GIVE_UP_S
+        wait_s = RETRY_FIRST_S
+        try:
+            while True:
+                asked_at_s = self._wire.boot_s()
+                try:
+                    answer = ClaimAnswer.model_validate(await self._wire.call("claim", request.to_doc()))
+                except Unanswered as error:
+                    if self._wire.boot_s() >= give_up_s:
+                        log.warning("a claim is given up: %s", error)
+                        return 0
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(wait_s * 2, RETRY_MAX_S)
+                    continue
+                return self._holdings.take(answer, asked_at_s)
+        finally:
+            self._pending.discard(request.request_id)
+            self._answered.set()

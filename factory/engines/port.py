@@ -1,0 +1,35 @@
+"""The one port to an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from schemas.job import Engine
+from schemas.messages import Grant
+from schemas.projections import Insights
+
+
+class EngineRefusal(Exception):
+    """The engine cannot run this grant, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Command:
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class EngineAdapter(Protocol):
+    @property
+    def name(self) -> Engine: ...
+
+    def missing(self) -> str | None:
+        """What is not installed, in a sentence that says what to do; None when the engine can run here."""
+
+    def command(self, grant: Grant, scratch: Path) -> Command:
+        """What to run in the worktree. `scratch` is a directory of the term's own, outside it. Raises EngineRefusal."""
+
+    def insights(self, output_tail: str) -> Insights: ...

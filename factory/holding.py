@@ -1,0 +1,283 @@
+"""The terms that this factory holds: each runs in a task of its own until its report is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from factory.engines.port import EngineAdapter
+from factory.guard import TrustWindow
+from factory.link.port import Unanswered
+from factory.logs import SendChunk
+from factory.outbox import Outbox, Pending
+from factory.session import TermSession
+from factory.term import Term, TermEnd, Tools
+from factory.wire import RETRY_FIRST_S, RETRY_MAX_S, Wire
+from factory.workspace import Saved, Workspaces
+from runtime.clock import Clock
+from schemas.errors import ErrorCode, FleetError
+from schemas.job import Engine, Outcome, Result
+from schemas.messages import (
+    CheckpointRequest,
+    ClaimAnswer,
+    Grant,
+    HeldTerm,
+    Holding,
+    NextRequest,
+    ReleaseRequest,
+    ReportAnswer,
+    ReportRequest,
+    StartRequest,
+    StopOrder,
+    TermAnswer,
+)
+
+log = logging.getLogger(__name__)
+
+END_WITHIN_S = 10.0
+
+TermKey = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class HoldingSettings:
+    terms: Path
+    adapters: Mapping[Engine, EngineAdapter]
+    checkpoint_every_s: float
+    idle_limit_s: float
+
+
+@dataclass
+class _Running:
+    term: Term
+    task: asyncio.Task[None]
+
+
+class Holdings:
+    """`on_free` is called whenever a seat becomes free."""
+
+    def __init__(
+        self,
+        settings: HoldingSettings,
+        wire: Wire,
+        clock: Clock,
+        workspaces: Workspaces,
+        outbox: Outbox,
+        send_log: SendChunk,
+        on_free: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._wire = wire
+        self._clock = clock
+        self._workspaces = workspaces
+        self._outbox = outbox
+        self._send_log = send_log
+        self._on_free = on_free
+        self._running: dict[TermKey, _Running] = {}
+        self._drain_by_s: float | None = None
+        self.margin_s = 5.0
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def named(self) -> tuple[Holding, ...]:
+        """What a heartbeat says is held."""
+        return tuple(
+            Holding(
+                product_id=one.term.grant.product_id,
+                job_id=one.term.grant.job_id,
+                lease_epoch=one.term.grant.lease_epoch,
+                progress_at=self._progress_at(one.term.session),
+            )
+            for one in self._running.values()
+        )
+
+    def take(self, answer: ClaimAnswer, asked_at_s: float) -> int:
+        """Starts what was granted; a grant that runs already is the repeat of an answer."""
+        for grant in answer.grants:
+            if (grant.job_id, grant.lease_epoch) not in self._running:
+                self._start(grant, asked_at_s)
+        return len(answer.grants)
+
+    def heard_term(self, told: HeldTerm, asked_at_s: float) -> None:
+        """A heartbeat's answer about one term. It extends a term only once its start is acknowledged."""
+        one = self._running.get((told.job_id, told.lease_epoch))
+        if one is None:
+            return
+        session = one.term.session
+        if not told.granted:
+            session.heard_fenced()
+        elif told.term is not None and session.start_acknowledged:
+            session.trust.extend(asked_at_s, told.term.lease_left_s, self._clock.boot_s())
+        if told.stop is not None:
+            session.heard_stop(told.stop, self._clock.boot_s())
+        one.term.poke()
+
+    def heard_stop(self, job_id: str, lease_epoch: int, stop: StopOrder) -> None:
+        one = self._running.get((job_id, lease_epoch))
+        if one is not None:
+            one.term.session.heard_stop(stop, self._clock.boot_s())
+            one.term.poke()
+
+    def drain(self, by_s: float) -> None:
+        self._drain_by_s = by_s
+        for one in self._running.values():
+            one.term.session.drain(by_s)
+            one.term.poke()
+
+    async def settled(self) -> None:
+        """Returns when every term is reported and over."""
+        while self._running:
+            await asyncio.wait([one.task for one in self._running.values()], return_when=asyncio.FIRST_COMPLETED)
+
+    async def fence_all(self) -> None:
+        """The session is over: every engine ends now, and nothing more is said."""
+        tasks = [one.task for one in self._running.values()]
+        for one in self._running.values():
+            one.term.session.heard_fenced()
+            one.term.poke()
+        if tasks:
+            await asyncio.wait(tasks, timeout=END_WITHIN_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def settle_old_reports(self) -> None:
+        """What an earlier session left unacknowledged, said under that session."""
+        for pending in self._outbox.pending():
+            log.info("an old %s of %s is sent again", pending.op, pending.message["jobId"])
+            await self._deliver(pending)
+
+    def _progress_at(self, session: TermSession) -> datetime | None:
+        if session.progress_s is None:
+            return None
+        return datetime.fromtimestamp(
+            self._clock.now().timestamp() - (self._clock.boot_s() - session.progress_s), self._clock.now().tzinfo
+        )
+
+    def _start(self, grant: Grant, asked_at_s: float) -> None:
+        trust = TrustWindow(asked_at_s, grant.term, self.margin_s, started=grant.started)
+        session = TermSession(grant, trust, self._settings.idle_limit_s)
+        self._wire.note_now(grant.term.now)
+        if grant.stop is not None:
+            session.heard_stop(grant.stop, self._clock.boot_s())
+        if self._drain_by_s is not None:
+            session.drain(self._clock.boot_s())  # it arrived too late: back at once
+        tools = Tools(
+            clock=self._clock,
+            workspaces=self._workspaces,
+            adapter=self._settings.adapters[grant.engine],
+            scratch=self._settings.terms / f"{grant.job_id}-{grant.lease_epoch}",
+            factory_id=self._wire.factory_id,
+            session_id=self._wire.session_id,
+            checkpoint_every_s=self._settings.checkpoint_every_s,
+            send_log=self._send_log,
+            save_checkpoint=self._save_checkpoint,
+        )
+        term = Term(session, tools)
+        key = (grant.job_id, grant.lease_epoch)
+        task = asyncio.create_task(self._run(term, key), name=f"term {grant.job_id}:{grant.lease_epoch}")
+        self._running[key] = _Running(term, task)
+
+    async def _run(self, term: Term, key: TermKey) -> None:
+        starting = asyncio.create_task(self._acknowledge_start(term))
+        try:
+            try:
+                end = await term.run()
+            except Exception as error:
+                log.exception("the term of %s broke", term.grant.job_id)
+                end = TermEnd(Result(outcome=Outcome.ENGINE_FAILED, summary=f"the factory made a mistake: {error!r}"))
+            finally:
+                starting.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await starting
+            superseded = term.session.fenced or not await self._say_end(term, end, key)
+        finally:
+            self._running.pop(key, None)
+            self._on_free()
+        await term.tidy(superseded=superseded)
+
+    async def _acknowledge_start(self, term: Term) -> None:
+        """Beside the work; until it is acknowledged, trust ends in time for the take-back."""
+        request = StartRequest(**self._wire.of_term(term.grant)).to_doc()
+        session, wait_s = term.session, RETRY_FIRST_S
+        while session.trust.holds(self._clock.boot_s()):
+            asked_at_s = self._clock.boot_s()
+            try:
+                answer = TermAnswer.model_validate(await self._wire.call("start", request))
+            except Unanswered:
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, RETRY_MAX_S)
+                continue
+            except FleetError as error:
+                log.info("the start of %s was refused: %s", term.grant.job_id, error.message)
+                session.heard_fenced()
+            else:
+                session.start_acknowledged = True
+                session.trust.extend(asked_at_s, answer.term.lease_left_s, self._clock.boot_s())
+                if answer.stop is not None:
+                    session.heard_stop(answer.stop, self._clock.boot_s())
+            term.poke()
+            return
+
+    async def _save_checkpoint(self, session: TermSession, saved: Saved) -> None:
+        """Told once: if nobody hears it, the commit is pushed all the same and the next one tells of more."""
+        request = CheckpointRequest(
+            **self._wire.of_term(session.grant),
+            number=session.next_checkpoint(),
+            ref=saved.ref,
+            commit=saved.commit,
+            local=saved.local,
+        )
+        try:
+            await self._wire.call("checkpoint", request.to_doc())
+        except Unanswered as error:
+            log.info("a checkpoint of %s was not heard: %s", session.grant.job_id, error)
+        except FleetError as error:
+            log.info("a checkpoint of %s was refused: %s", session.grant.job_id, error.message)
+            if error.code is ErrorCode.FENCED:
+                session.heard_fenced()
+
+    async def _say_end(self, term: Term, end: TermEnd, key: TermKey) -> bool:
+        """On disk first, then until it is acknowledged. False: the term was not this holder's any more."""
+        fields = {**self._wire.of_term(term.grant), "checkpoint": end.checkpoint}
+        if end.release:
+            said = ReleaseRequest(**fields, outcome=end.result.outcome, reason=end.result.summary)
+            return await self._deliver(self._outbox.put("release", said.to_doc())) is not None
+        report = ReportRequest(**fields, result=end.result, insights=end.insights, session_no=self._wire.session_no)
+        pending = self._outbox.put("report", report.to_doc())
+        if self._drain_by_s is None:  # asked for in the same round trip, but never on disk: it is this session's ask
+            ask = NextRequest(request_id=self._wire.request_id())
+            pending = pending._replace(message={**pending.message, "next": ask.to_doc()})
+        asked_at_s = self._clock.boot_s()
+        answer = await self._deliver(pending)
+        self._running.pop(key, None)  # its seat is the next one's now
+        if answer is None:
+            return False
+        following = ReportAnswer.model_validate(answer).next
+        if following is not None:
+            self.take(following, asked_at_s)
+        return True
+
+    async def _deliver(self, pending: Pending) -> dict[str, Any] | None:
+        """Until it is acknowledged, or refused for good (None)."""
+        while True:
+            try:
+                answer = await self._wire.insist(pending.op, pending.message)
+                refusal = answer.get("reportError")
+            except FleetError as error:
+                answer, refusal = {}, error.to_doc()
+            if refusal and refusal.get("code") in (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL):
+                await asyncio.sleep(RETRY_FIRST_S)
+                continue
+            self._outbox.settled(pending)
+            if refusal:
+                log.warning("the %s of %s was refused: %s", pending.op, pending.message["jobId"], refusal["message"])
+                return None
+            return answer

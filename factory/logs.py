@@ -1,0 +1,92 @@
+"""What an engine prints: bounded on disk and on the wire, its tail kept for the report."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from schemas.messages import LOG_CHUNK_MAX, Grant, LogChunk
+
+log = logging.getLogger(__name__)
+
+LOG_BYTES_MAX = 4 * 1024 * 1024
+TAIL_CHARS = 16 * 1024
+FLUSH_S = 0.2
+CHUNK_CHARS = LOG_CHUNK_MAX // 4  # so that its UTF-8 form fits whatever the characters are
+CUT = "\n[... the log is cut here; the engine went on printing ...]\n"
+
+SendChunk = Callable[[LogChunk], Awaitable[None]]
+
+
+class TermLog:
+    """Takes bytes as they come, of any encoding. Whatever is over the bound is read, counted and dropped."""
+
+    def __init__(self, path: Path, grant: Grant, session_id: str, send: SendChunk) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("wb")
+        self._grant = grant
+        self._session_id = session_id
+        self._send = send
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._written = 0
+        self._unsent = ""
+        self._offset = 0
+        self._tail = ""
+        self._wake = asyncio.Event()
+        self._task = asyncio.create_task(self._flush_for_ever(), name=f"log {grant.job_id}")
+
+    @property
+    def tail(self) -> str:
+        return self._tail
+
+    def take(self, data: bytes) -> None:
+        text = self._decoder.decode(data)
+        self._tail = (self._tail + text)[-TAIL_CHARS:]
+        if self._written >= LOG_BYTES_MAX:
+            return
+        encoded = text.encode()
+        if self._written + len(encoded) >= LOG_BYTES_MAX:
+            encoded = encoded[: LOG_BYTES_MAX - self._written]
+            text = encoded.decode(errors="ignore") + CUT
+            self._written = LOG_BYTES_MAX
+        self._written += len(encoded)
+        self._file.write(text.encode())
+        self._unsent += text
+        self._wake.set()
+
+    async def close(self) -> None:
+        """The rest is sent, as far as anybody listens."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._file.close()
+        await self._flush()
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._flush()
+            await asyncio.sleep(FLUSH_S)
+
+    async def _flush(self) -> None:
+        while self._unsent:
+            text, rest = self._unsent[:CHUNK_CHARS], self._unsent[CHUNK_CHARS:]
+            chunk = LogChunk(
+                product_id=self._grant.product_id,
+                job_id=self._grant.job_id,
+                lease_epoch=self._grant.lease_epoch,
+                session_id=self._session_id,
+                offset=self._offset,
+                text=text,
+            )
+            try:
+                await self._send(chunk)
+            except Exception as error:
+                log.debug("a log chunk of %s was not heard: %s", chunk.job_id, error)
+            self._offset += len(text.encode())
+            self._unsent = rest

@@ -1,0 +1,237 @@
+"""The composition root of a factory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import shutil
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from bus.nats import NatsBus
+from bus.none import NoBus
+from bus.port import Bus, BusError
+from bus.subjects import inbox_prefix, log_subject
+from factory.agent import Agent, AgentSettings, FencedSession
+from factory.asking import Asking
+from factory.engines.port import EngineAdapter
+from factory.engines.shell import ShellEngine
+from factory.holding import Holdings, HoldingSettings
+from factory.identity import Identity
+from factory.link.bus import BusLink
+from factory.link.failover import FailoverLink
+from factory.link.rest import RestLink
+from factory.outbox import Outbox
+from factory.process import end_left_over_launchers
+from factory.wire import Wire
+from factory.workspace import Workspaces
+from runtime.clock import SystemClock
+from runtime.entropy import system_entropy
+from runtime.lockfile import AlreadyLocked
+from schemas.errors import FleetError
+from schemas.ids import check_name
+from schemas.job import Engine
+from schemas.messages import LogChunk
+
+log = logging.getLogger("factory")
+
+EXIT_FENCED = 78  # EX_CONFIG: something about this machine must be put right before another start
+ADAPTERS: tuple[EngineAdapter, ...] = (ShellEngine(),)
+
+
+@dataclass(frozen=True)
+class Settings:
+    factory_id: str
+    data: Path
+    url: str
+    token: str = field(repr=False)
+    bus_url: str | None = None
+    bus_seed: str | None = field(default=None, repr=False)
+    capabilities: tuple[str, ...] = ()
+    seats: int = 1
+    workspaces: tuple[tuple[str, Path], ...] = ()
+    takeover: bool = False
+    rpc_timeout_s: float = 0.5
+    rest_timeout_s: float = 5.0
+    long_poll_s: float = 20.0
+    checkpoint_every_s: float = 60.0
+    idle_limit_s: float = 600.0
+    drain_grace_s: float = 30.0
+
+
+def found_engines() -> dict[Engine, EngineAdapter]:
+    """Those that can run here; the others are said to be absent and never offered."""
+    found = {}
+    for adapter in ADAPTERS:
+        missing = adapter.missing()
+        if missing is None:
+            found[adapter.name] = adapter
+        else:
+            log.warning("engine %s is absent: %s", adapter.name, missing)
+    for name in sorted(set(Engine) - {adapter.name for adapter in ADAPTERS}):
+        log.info("engine %s is absent: this release has no adapter for it", name)
+    return found
+
+
+def make_bus(settings: Settings) -> Bus:
+    if settings.bus_url is None:
+        return NoBus()
+    return NatsBus(
+        settings.bus_url,
+        nkey_seed=settings.bus_seed,
+        inbox_prefix=inbox_prefix(settings.factory_id),
+        name=settings.factory_id,
+    )
+
+
+async def run(settings: Settings) -> None:
+    """Raises AlreadyLocked, FencedSession, or FleetError where the coordinator refuses this factory."""
+    identity = Identity(settings.data)
+    clock, entropy = SystemClock(), system_entropy()
+    bus = make_bus(settings)
+    rest = RestLink(settings.url, settings.token, settings.rest_timeout_s)
+    try:
+        left_over = await end_left_over_launchers(settings.data / "terms")
+        if left_over:
+            log.warning("%d engine(s) of an earlier session are ended", left_over)
+        await bus.start()
+        link = FailoverLink(BusLink(bus, settings.factory_id, settings.rpc_timeout_s), rest)
+        bus.on_change(link.bus_changed)
+        wire = Wire(settings.factory_id, link, clock, entropy)
+        workspaces = Workspaces(settings.data / "work", dict(settings.workspaces))
+        kept = await workspaces.set_aside_left_over()
+        if kept:
+            log.warning("%d tree(s) of an earlier session are kept in quarantine", kept)
+        agent = _assembled(settings, wire, link, bus, rest, workspaces)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError):  # Windows has no such handlers: Ctrl-C ends it at once
+                loop.add_signal_handler(number, agent.drain)
+        products = await agent.open_session(identity.last_session_no(), identity.remember)
+        await agent.run(products)
+    finally:
+        await bus.close()
+        await rest.close()
+        identity.release()
+
+
+def _assembled(
+    settings: Settings, wire: Wire, link: FailoverLink, bus: Bus, rest: RestLink, workspaces: Workspaces
+) -> Agent:
+    async def send_log(chunk: LogChunk) -> None:
+        if bus.connected:
+            with suppress(BusError):
+                subject = log_subject(chunk.product_id, settings.factory_id, chunk.job_id)
+                await bus.publish(subject, orjson.dumps(chunk.to_doc()))
+                return
+        await rest.send_log(chunk)
+
+    engines = found_engines()
+    holdings = Holdings(
+        HoldingSettings(settings.data / "terms", engines, settings.checkpoint_every_s, settings.idle_limit_s),
+        wire,
+        SystemClock(),
+        workspaces,
+        Outbox(settings.data / "outbox"),
+        send_log,
+        on_free=lambda: asking.look_again(),
+    )
+    asking = Asking(
+        wire,
+        link,
+        holdings,
+        seats=settings.seats,
+        capabilities=settings.capabilities,
+        engines=frozenset(engines),
+        long_poll_s=settings.long_poll_s,
+    )
+    agent_settings = AgentSettings(
+        capabilities=settings.capabilities,
+        engines=tuple(engines),
+        workspaces=workspaces.roots,
+        seats=settings.seats,
+        disk=str(settings.data),
+        os_name=platform.system().lower(),
+        takeover=settings.takeover,
+        drain_grace_s=settings.drain_grace_s,
+    )
+    return Agent(agent_settings, wire, link, bus, holdings, asking)
+
+
+def _workspace(text: str) -> tuple[str, Path]:
+    name, sep, path = text.partition("=")
+    if not sep or not name.startswith("/") or not Path(path).is_dir():
+        raise typer.BadParameter(f"{text!r}: write /path/as/in/manifests=/folder/here")
+    return name, Path(path)
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    factory_id: Annotated[str, typer.Argument(help="The id that this factory was enrolled under.")],
+    url: Annotated[str, typer.Option(envvar="AQ_FLEET_API", help="The coordinator's URL.")] = "http://127.0.0.1:8080",
+    token_file: Annotated[Path | None, typer.Option(help="File with the factory's token; or AQ_FLEET_TOKEN.")] = None,
+    token: Annotated[str | None, typer.Option(envvar="AQ_FLEET_TOKEN", hidden=True)] = None,
+    data: Annotated[Path | None, typer.Option(help="Directory for its state and worktrees.")] = None,
+    bus_url: Annotated[str | None, typer.Option(help="nats://HOST:PORT; without it: REST only.")] = None,
+    bus_seed_file: Annotated[Path | None, typer.Option(help="File with the factory's nkey seed.")] = None,
+    capability: Annotated[list[str] | None, typer.Option(help="What this machine can do; repeat it.")] = None,
+    seats: Annotated[int, typer.Option(min=1, max=256, help="Jobs that it can run at once.")] = 1,
+    workspace: Annotated[list[str] | None, typer.Option(help="/path/as/in/manifests=/folder/here; repeat it.")] = None,
+    takeover: Annotated[bool, typer.Option(help="Replace a session that seems alive (its counter is lost).")] = False,
+    rpc_timeout: Annotated[float, typer.Option(help="Seconds before a bus request is repeated over REST.")] = 0.5,
+    long_poll: Annotated[float, typer.Option(help="Seconds that a claim over REST waits for work.")] = 20.0,
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
+    idle_limit: Annotated[float, typer.Option(help="Seconds without output after which an engine is stalled.")] = 600.0,
+    drain_grace: Annotated[float, typer.Option(help="Seconds that running jobs get after SIGTERM.")] = 30.0,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Runs one factory until it is drained (SIGTERM), or fenced by a newer session (exit code 78)."""
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    secret = token_file.read_text().strip() if token_file else token
+    if not secret:
+        raise typer.BadParameter("no token: give --token-file, or AQ_FLEET_TOKEN")
+    if not shutil.which("git"):
+        raise typer.BadParameter("git is not on PATH: install it")
+    try:
+        settings = Settings(
+            factory_id=check_name(factory_id),
+            data=(data or Path(".gigafactory") / factory_id).resolve(),
+            url=url,
+            token=secret,
+            bus_url=bus_url,
+            bus_seed=bus_seed_file.read_text().strip() if bus_seed_file else None,
+            capabilities=tuple(sorted({check_name(name) for name in capability or []})),
+            seats=seats,
+            workspaces=tuple(_workspace(text) for text in workspace or []),
+            takeover=takeover,
+            rpc_timeout_s=rpc_timeout,
+            long_poll_s=long_poll,
+            checkpoint_every_s=checkpoint_every,
+            idle_limit_s=idle_limit,
+            drain_grace_s=drain_grace,
+        )
+        asyncio.run(run(settings))
+    except FencedSession as error:
+        typer.echo(f"factory {factory_id}: {error}", err=True)
+        raise typer.Exit(EXIT_FENCED) from None
+    except (AlreadyLocked, FleetError, ValueError) as error:
+        typer.echo(f"factory {factory_id}: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def cli() -> None:
+    app(prog_name="factory")

@@ -1,0 +1,156 @@
+"""An engine under its launcher, seen from the factory: start it, read it, move its deadline, end it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import psutil
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+END_GRACE_S = 2.0
+READ_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Ended:
+    """`reason`: exited, told, trust_lost, factory_gone, not_started or launcher_gone. `rc`: negative for a signal."""
+
+    reason: str
+    rc: int
+    error: str = ""
+
+
+class EngineProcess:
+    def __init__(self, process: asyncio.subprocess.Process, scratch: Path, on_output: Callable[[bytes], None]) -> None:
+        self._process = process
+        self._scratch = scratch
+        self._reader = asyncio.create_task(self._read(on_output))
+
+    @classmethod
+    async def start(
+        cls,
+        argv: tuple[str, ...],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        scratch: Path,
+        deadline_s: float,
+        on_output: Callable[[bytes], None],
+    ) -> EngineProcess:
+        """`deadline_s`: on the clock since boot, when trust runs out unless it is moved."""
+        _forget_ended(scratch)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            "-S",
+            str(LAUNCHER),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        note_launcher(scratch, process.pid)
+        engine = cls(process, scratch, on_output)
+        order = {
+            "argv": list(argv),
+            "cwd": str(cwd),
+            "env": dict(env),
+            "deadline": deadline_s,
+            "ended": str(scratch / "ended.json"),
+        }
+        engine._tell(order)
+        return engine
+
+    def move_deadline(self, deadline_s: float) -> None:
+        self._tell({"deadline": deadline_s})
+
+    def end(self, grace_s: float = END_GRACE_S) -> None:
+        """Asks it to end, and kills it after `grace_s`; with 0 at once."""
+        self._tell({"end": grace_s})
+
+    async def wait(self) -> Ended:
+        """Returns when nothing of the engine is left."""
+        await self._process.wait()
+        await self._reader
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            ended = json.loads((self._scratch / "ended.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return Ended("launcher_gone", -9, "the launcher was killed")
+        return Ended(ended["reason"], int(ended["rc"]), str(ended.get("error", "")))
+
+    def _tell(self, order: dict[str, object]) -> None:
+        with contextlib.suppress(OSError, RuntimeError):  # it is gone already: `wait` says how
+            assert self._process.stdin is not None
+            self._process.stdin.write(orjson.dumps(order) + b"\n")
+
+    async def _read(self, on_output: Callable[[bytes], None]) -> None:
+        assert self._process.stdout is not None
+        while data := await self._process.stdout.read(READ_BYTES):
+            on_output(data)
+
+
+def _forget_ended(scratch: Path) -> None:
+    (scratch / "ended.json").unlink(missing_ok=True)
+
+
+def note_launcher(scratch: Path, pid: int) -> None:
+    """So that a later session of this factory can find it: the pid, and when it began, since pids recur."""
+    with contextlib.suppress(psutil.Error):
+        began = psutil.Process(pid).create_time()
+        (scratch / "launcher.json").write_bytes(orjson.dumps({"pid": pid, "began": began}))
+
+
+async def end_left_over_launchers(terms: Path, within_s: float = 10.0) -> int:
+    """Waits for the launchers of an earlier session, which end with their factory, and kills what does not."""
+    ended = 0
+    for note in _launcher_notes(terms):
+        doc = orjson.loads(note.read_bytes())
+        launcher = _living(doc["pid"], doc["began"])
+        if launcher is not None:
+            await _gone(launcher, within_s)
+            ended += 1
+        note.unlink()
+    return ended
+
+
+def _launcher_notes(terms: Path) -> list[Path]:
+    return sorted(terms.glob("*/launcher.json"))
+
+
+def _living(pid: int, began: float) -> psutil.Process | None:
+    try:
+        process = psutil.Process(pid)
+        return process if abs(process.create_time() - began) < 1.0 and process.is_running() else None
+    except psutil.Error:
+        return None
+
+
+async def _gone(launcher: psutil.Process, within_s: float) -> None:
+    """It ends by itself as its pipe is closed; a stopped or stuck one is killed with all that it started."""
+    deadline = asyncio.get_running_loop().time() + within_s
+    while _living(launcher.pid, launcher.create_time()) and asyncio.get_running_loop().time() < deadline:
+        if launcher.status() == psutil.STATUS_STOPPED:
+            break
+        await asyncio.sleep(0.02)
+    with contextlib.suppress(psutil.Error):
+        family = [*launcher.children(recursive=True), launcher]
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(family, timeout=within_s)
+
+
+def engine_env(extra: Mapping[str, str]) -> dict[str, str]:
+    """The engine's environment: the factory's, less what is the factory's own (tokens, seeds)."""
+    own = ("GIGAFACTORY_", "AQ_FLEET_", "COSMOS_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)} | dict(extra)

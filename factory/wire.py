@@ -1,0 +1,76 @@
+"""What every message of a session carries, and calling until there is an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import datetime, timedelta
+from typing import Any
+
+from factory.link.port import Link, Unanswered
+from runtime.clock import Clock
+from runtime.entropy import Entropy
+from schemas.messages import Grant
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_S = 0.2
+RETRY_MAX_S = 5.0
+
+
+class Wire:
+    """One session's identity on the wire. `ask_no` rises with every ask, so that the coordinator can order them."""
+
+    def __init__(self, factory_id: str, link: Link, clock: Clock, entropy: Entropy) -> None:
+        self.factory_id = factory_id
+        self.session_id = entropy.token()
+        self.session_no = 0
+        self._ask_no = 0
+        self._link = link
+        self._clock = clock
+        self._entropy = entropy
+        self._offset = timedelta()
+
+    def boot_s(self) -> float:
+        return self._clock.boot_s()
+
+    def now(self) -> datetime:
+        return self._clock.now()
+
+    def coordinator_now(self) -> datetime:
+        """The coordinator's wall clock, as its last answer showed it."""
+        return self._clock.now() + self._offset
+
+    def note_now(self, coordinator_now: datetime) -> None:
+        self._offset = coordinator_now - self._clock.now()
+
+    def request_id(self) -> str:
+        return self._entropy.token()
+
+    def ask(self) -> dict[str, Any]:
+        """The fields that every message of this session begins with."""
+        self._ask_no += 1
+        return {"factory_id": self.factory_id, "session_id": self.session_id, "ask_no": self._ask_no}
+
+    def of_term(self, grant: Grant) -> dict[str, Any]:
+        return {
+            **self.ask(),
+            "product_id": grant.product_id,
+            "job_id": grant.job_id,
+            "lease_epoch": grant.lease_epoch,
+        }
+
+    async def call(self, op: str, message: dict[str, Any]) -> dict[str, Any]:
+        """Once. Raises Unanswered or FleetError."""
+        return await self._link.call(op, message)
+
+    async def insist(self, op: str, message: dict[str, Any]) -> dict[str, Any]:
+        """Until it is answered. Raises FleetError for a refusal."""
+        wait_s = RETRY_FIRST_S
+        while True:
+            try:
+                return await self._link.call(op, message)
+            except Unanswered as error:
+                log.warning("%s is not answered, trying again: %s", op, error)
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, RETRY_MAX_S)

@@ -1,0 +1,235 @@
+"""A git worktree per (job, epoch), from the job's repository or the folder that its `cwd` maps to.
+
+Work in progress is a commit under `refs/gigafactory/{job}/{epoch}` in that repository; the next holder starts from
+it. A tree is removed only when everything in it is pushed; a fenced holder's tree is moved to quarantine and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory.git import GitError, git
+from runtime.queues import KeyedQueues
+from schemas.job import Checkpoint
+from schemas.messages import Grant
+
+log = logging.getLogger(__name__)
+
+
+class WorkspaceError(Exception):
+    """The tree cannot be made, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A snapshot of the tree as a commit; `ref` where it was pushed, `local` when it lies on this machine only."""
+
+    commit: str
+    tree: str
+    ref: str
+    local: bool
+
+
+@dataclass
+class Worktree:
+    """`remote`: where work is pushed, None for a scratch tree. `pushed_tree`: the last snapshot's content."""
+
+    path: Path
+    work_dir: Path
+    mirror: Path
+    remote: str | None
+    job_id: str
+    lease_epoch: int
+    base: str
+    local: bool
+    pushed_tree: str | None = None
+
+    @property
+    def ref(self) -> str:
+        return f"refs/gigafactory/{self.job_id}/{self.lease_epoch}"
+
+
+class Workspaces:
+    """`workspace_map`: roots as manifests name them -> folders of this machine."""
+
+    def __init__(self, root: Path, workspace_map: Mapping[str, Path]) -> None:
+        self._root = root
+        self._map = {name.rstrip("/"): path.resolve() for name, path in workspace_map.items()}
+        self._queues = KeyedQueues()
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        return tuple(sorted(self._map))
+
+    async def prepare(self, grant: Grant) -> Worktree:
+        """Raises WorkspaceError: no such repository, ref or folder."""
+        try:
+            return await self._prepare(grant)
+        except GitError as error:
+            raise WorkspaceError(f"{grant.repo or grant.cwd or 'the scratch tree'}: {error}") from error
+
+    async def save(self, tree: Worktree, message: str) -> Saved | None:
+        """The tree as it stands, committed beside its index and pushed. None: nothing new since the last time."""
+        content, commit = await self._snapshot(tree, message)
+        if content == tree.pushed_tree or commit == tree.base:
+            return None
+        if tree.remote is not None:
+            await git(tree.path, "push", "--quiet", "--force", "--no-verify", tree.remote, f"{commit}:{tree.ref}")
+        else:
+            await git(tree.path, "update-ref", tree.ref, commit)
+        tree.pushed_tree = content
+        return Saved(commit, content, tree.ref, tree.local)
+
+    async def is_saved(self, tree: Worktree) -> bool:
+        """Whether all that is in the tree is pushed, or is what the term began with."""
+        content, commit = await self._snapshot(tree, "look")
+        return content == tree.pushed_tree or commit == tree.base
+
+    async def publish(self, tree: Worktree, saved_commit: str) -> str | None:
+        """The branch of a finished term, or None where there is no repository to push it to."""
+        if tree.remote is None:
+            return None
+        branch = f"gigafactory/{tree.job_id}/{tree.lease_epoch}"
+        target = f"{saved_commit}:refs/heads/{branch}"
+        await git(tree.path, "push", "--quiet", "--force", "--no-verify", tree.remote, target)
+        return branch
+
+    async def diff_stat(self, tree: Worktree, commit: str) -> dict[str, int]:
+        """files, insertions and deletions since the term began."""
+        total = {"files": 0, "insertions": 0, "deletions": 0}
+        for line in (await git(tree.path, "diff", "--numstat", tree.base, commit)).splitlines():
+            added, removed, _ = line.split("\t", 2)
+            total["files"] += 1
+            total["insertions"] += int(added) if added.isdigit() else 0
+            total["deletions"] += int(removed) if removed.isdigit() else 0
+        return total
+
+    async def clean_up(self, tree: Worktree) -> bool:
+        """Removes the tree if all of it is pushed. False: something is not, so it stays."""
+        if not tree.path.exists():
+            return True
+        if tree.remote is None or not await self.is_saved(tree):
+            return False
+        await git(tree.mirror, "worktree", "remove", "--force", str(tree.path))
+        return True
+
+    async def quarantine(self, tree: Worktree) -> Path | None:
+        """Out of the way of a successor, and kept."""
+        if not tree.path.exists():
+            return None
+        kept = self._root / "quarantine" / tree.job_id / str(tree.lease_epoch)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        if kept.exists():
+            kept = kept.with_name(f"{kept.name}-{sum(1 for _ in kept.parent.iterdir())}")
+        if tree.mirror == tree.path:
+            shutil.move(tree.path, kept)
+        else:
+            await git(tree.mirror, "worktree", "move", "--force", "--force", str(tree.path), str(kept))
+        return kept
+
+    def quarantined(self) -> list[Path]:
+        return sorted((self._root / "quarantine").glob("*/*"))
+
+    async def set_aside_left_over(self) -> int:
+        """Trees of an earlier session: nobody knows what is in them, so they are kept in quarantine."""
+        moved = 0
+        for path in sorted((self._root / "worktrees").glob("*/*")):
+            mirror = await self._mirror_of(path)
+            tree = Worktree(path, path, mirror, None, path.parent.name, int(path.name), "", True)
+            await self.quarantine(tree)
+            moved += 1
+        return moved
+
+    async def _mirror_of(self, path: Path) -> Path:
+        try:
+            common = await git(path, "rev-parse", "--git-common-dir")
+        except GitError:
+            return path
+        resolved = (path / common).resolve()
+        return path if resolved == (path / ".git").resolve() else resolved
+
+    async def _prepare(self, grant: Grant) -> Worktree:
+        path = self._root / "worktrees" / grant.job_id / str(grant.lease_epoch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source, inside = await self._source(grant)
+        if source is None:
+            return await self._scratch(grant, path)
+        mirror = self._root / "repos" / hashlib.sha256(source.encode()).hexdigest()[:16]
+        async with self._queues.turn(mirror):
+            if not (mirror / "HEAD").exists():
+                await git(self._root, "clone", "--quiet", "--bare", "--", source, str(mirror))
+            base = await self._fetched(mirror, source, grant)
+            await git(mirror, "worktree", "add", "--quiet", "--force", "--detach", str(path), base)
+        work_dir = path / inside
+        if not work_dir.is_dir():
+            raise WorkspaceError(f"{grant.cwd}: there is no such folder at {grant.ref or 'HEAD'}")
+        local = grant.cwd is not None
+        return Worktree(path, work_dir, mirror, source, grant.job_id, grant.lease_epoch, base, local)
+
+    async def _source(self, grant: Grant) -> tuple[str | None, Path]:
+        """Where the repository is, and the folder in it that the work is about."""
+        if grant.repo is not None:
+            if grant.repo.startswith("-"):
+                raise WorkspaceError(f"repo: found {grant.repo!r}; allowed is a path or URL")
+            return grant.repo, Path()
+        if grant.cwd is None:
+            return None, Path()
+        for root, here in self._map.items():
+            if grant.cwd == root or grant.cwd.startswith(root + "/"):
+                folder = (here / grant.cwd[len(root) :].lstrip("/")).resolve()
+                if not folder.is_relative_to(here):
+                    raise WorkspaceError(f"cwd: {grant.cwd} leads out of the workspace {root}")
+                top = Path(await git(folder, "rev-parse", "--show-toplevel"))
+                return str(top), folder.relative_to(top)
+        raise WorkspaceError(f"cwd: no workspace of this factory maps {grant.cwd}")
+
+    async def _fetched(self, mirror: Path, source: str, grant: Grant) -> str:
+        """The commit to start from, which is in the mirror afterwards."""
+        if grant.checkpoint is not None:
+            await git(mirror, "fetch", "--quiet", "--no-tags", source, grant.checkpoint.ref)
+            return grant.checkpoint.commit
+        wanted = grant.ref or "HEAD"
+        if wanted.startswith("-"):
+            raise WorkspaceError(f"ref: found {wanted!r}; allowed is a branch, tag or commit")
+        await git(mirror, "fetch", "--quiet", "--no-tags", source, wanted)
+        return await git(mirror, "rev-parse", "FETCH_HEAD^{commit}")
+
+    async def _scratch(self, grant: Grant, path: Path) -> Worktree:
+        """An empty tree; resumed, the one of the term before, whose commit lies on this machine only."""
+        await git(self._root, "init", "--quiet", str(path))
+        base = await self._resumed(grant.checkpoint, grant.job_id, path) if grant.checkpoint else None
+        if base is None:
+            await git(path, "commit", "--quiet", "--allow-empty", "--message", "an empty tree")
+            base = await git(path, "rev-parse", "HEAD")
+        return Worktree(path, path, path, None, grant.job_id, grant.lease_epoch, base, local=True)
+
+    async def _resumed(self, checkpoint: Checkpoint, job_id: str, path: Path) -> str:
+        folders = [*(self._root / "worktrees" / job_id).glob("*"), *(self._root / "quarantine" / job_id).glob("*")]
+        for folder in folders:
+            try:
+                await git(path, "fetch", "--quiet", str(folder), checkpoint.ref)
+            except GitError:
+                continue
+            await git(path, "reset", "--quiet", "--hard", checkpoint.commit)
+            return checkpoint.commit
+        raise WorkspaceError(f"the checkpoint {checkpoint.commit[:12]} is not on this machine any more")
+
+    async def _snapshot(self, tree: Worktree, message: str) -> tuple[str, str]:
+        """(content, commit) of the whole tree, untracked files included, its own index left alone."""
+        index = tree.path.parent / f"{tree.path.name}.index"
+        env = {"GIT_INDEX_FILE": str(index)}
+        try:
+            await git(tree.path, "read-tree", "HEAD", env=env)
+            await git(tree.path, "add", "--all", env=env)
+            content = await git(tree.path, "write-tree", env=env)
+        finally:
+            index.unlink(missing_ok=True)
+        head = await git(tree.path, "rev-parse", "HEAD")
+        if content == await git(tree.path, "rev-parse", "HEAD^{tree}"):
+            return content, head
+        return content, await git(tree.path, "commit-tree", content, "-p", head, "-m", message)
