@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import nkeys
 
 from bus.port import MESSAGE_BYTES_MAX
 from bus.rights import Rights, factory_rights
+from runtime.children import dying_with_parent
 
 HOST = "127.0.0.1"
 EVENT_STORE_BYTES = 2 * 1024**3  # above the event stream's own limit, whatever the disk has left
@@ -119,7 +119,7 @@ class NatsServer:
     def __init__(self, directory: Path, config: BrokerConfig, *, port: int = 0, die_with_parent: bool = False) -> None:
         self._directory = directory
         self._config = config
-        self._die_with_parent = die_with_parent and sys.platform == "linux"
+        self._die_with_parent = die_with_parent
         self._process: subprocess.Popen[bytes] | None = None
         self.port = port or _free_port()
 
@@ -151,8 +151,9 @@ class NatsServer:
         self._write_config()
         _check_free(self.port)
         with self.log_file.open("ab") as output:
+            argv = [str(binary), "-c", str(self.config_file)]
             self._process = subprocess.Popen(
-                [*self._launcher(), str(binary), "-c", str(self.config_file)],
+                dying_with_parent(argv) if self._die_with_parent else argv,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -208,11 +209,6 @@ class NatsServer:
         except OSError as error:
             raise BrokerError(f"the broker's directory {self._directory} cannot be used: {error}") from error
 
-    def _launcher(self) -> Sequence[str]:
-        if not self._die_with_parent:
-            return ()
-        return (sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()))
-
     def _await_ready(self, deadline_s: float) -> None:
         while not _greets(self.port):
             assert self._process is not None
@@ -225,17 +221,6 @@ class NatsServer:
     def _last_words(self) -> str:
         lines = self.log_file.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return " | ".join(lines) or "it said nothing"
-
-
-# Asks the kernel to end this process with its parent, then becomes the server: unlike a preexec function,
-# this is safe in a parent that has threads. The parent may have died before it asked.
-_DIE_WITH_PARENT = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the parent is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 def _free_port() -> int:

@@ -42,7 +42,8 @@ async def renew(store: Store, clock: Clock, job: Job, ttl_s: float) -> datetime 
 async def close(store: Store, clock: Clock, job: Job, ttl_s: float, cause: Cause, overdue: datetime) -> bool:
     """Closes the term's lease, or creates it closed. False: a renewal came first, so there is no reason to end it.
 
-    For `Cause.EXPIRED` the lease must still have expired at or before `overdue` when it is closed.
+    For `Cause.EXPIRED` the lease must still have expired at or before `overdue` when it is closed. Our own success
+    may come back as a conflict: then the next read, or the next run, finds it closed.
     """
     for _ in range(TRIES_MAX):
         try:
@@ -54,6 +55,8 @@ async def close(store: Store, clock: Clock, job: Job, ttl_s: float, cause: Cause
                 return False
             if await _replaced(store, stored, rules.closed(job, lease, clock.now())):
                 return True
+            if cause in (Cause.NOT_STARTED, Cause.STOP_DEADLINE):
+                return False  # somebody renewed it since the job was read: judge it anew next time
         except Indefinite:
             continue
     raise _unknown(job)

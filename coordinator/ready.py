@@ -25,6 +25,7 @@ class ReadyIndex:
         self._locks: dict[tuple[str, str], str] = {}
         self._dependents: dict[JobKey, set[JobKey]] = {}
         self._touched: set[JobKey] | None = None
+        self._refreshing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[Job], None]] = []
 
@@ -44,8 +45,8 @@ class ReadyIndex:
         if job.stage is Stage.QUEUED:
             for listener in self._listeners:
                 listener(job)
-        if job.stage is Stage.QUEUED or (known is not None and known.held and known.lock is not None):
-            self.wake()
+        if job.stage is Stage.QUEUED or (known is not None and known.held and not job.held):
+            self.wake()  # something to claim, or a seat and perhaps a lock to claim it with
 
     def wake(self) -> None:
         """Lets everybody look again who waits for something to claim."""
@@ -89,6 +90,10 @@ class ReadyIndex:
 
     async def refresh(self, store: Store) -> None:
         """Reads everything unfinished anew. What is noted meanwhile is newer than what is read."""
+        async with self._refreshing:
+            await self._refresh(store)
+
+    async def _refresh(self, store: Store) -> None:
         self._touched = set()
         try:
             found: set[JobKey] = set()
@@ -99,6 +104,8 @@ class ReadyIndex:
                         self.note(job)
                         self._touched.discard(job.key)
             for key in set(self._jobs) - found - self._touched:
+                if self._jobs[key].held:
+                    self.wake()
                 self._forget(key)
         finally:
             self._touched = None

@@ -34,7 +34,8 @@ class Roster:
         """An older revision of the document than the one known changes only when it was heard."""
         now_s = self._clock.boot_s()
         entry = self._entries.get(doc.id) or Entry(doc)
-        newer = (doc.session_no, doc.rev) >= (entry.doc.session_no, entry.doc.rev)
+        known, told = (entry.doc.session_no, entry.doc.rev), (doc.session_no, doc.rev)
+        newer = told > known or (told == known and heard)  # what was heard is newer than the store's copy of it
         self._entries[doc.id] = replace(
             entry,
             doc=doc if newer else entry.doc,

@@ -1,6 +1,6 @@
 """The write path, the only one: read, decide, one conditional commit; doubt is settled by reading.
 
-The clock and chance are read once, before the first try, so that the same document meets the same decision on
+The clock and chance are read once, at the first try, so that the same document meets the same decision on
 every try. After any answer that is not a clean yes the job is read again: the write applied if and only if an
 event above the `seq` first read carries its op id. No refusal rests on a read that another read could contradict:
 guards are read before the job, and a refusal that they took part in is checked against the job once more.
@@ -19,7 +19,7 @@ from coordinator.domain.guards import Guards, needs, settle
 from coordinator.domain.job import decide
 from coordinator.domain.ops import Op, Rejected
 from coordinator.projector import Projector
-from coordinator.store.port import ABSENT, JOBS, Derived, Guarded, Indefinite, Store, Throttled
+from coordinator.store.port import ABSENT, JOBS, Derived, Guarded, Indefinite, Store, StoreError, Throttled
 from coordinator.store.queries import StoredJob, event_with_op, events_after, read_guard, read_job
 from runtime.clock import Clock
 from runtime.entropy import Entropy
@@ -67,9 +67,8 @@ class Transactor:
 
     async def transact(self, key: JobKey, op: Op) -> Applied | Rejected:
         """Raises FleetError(unavailable) where it cannot be known in time whether it happened."""
-        now = self._clock.now()
         async with self._queues.turn(key):
-            return await self._tries(key, op, now)
+            return await self._tries(key, op)
 
     async def create(self, job: Job) -> Applied | None:
         """A first commit, of a job that carries its first event. None: the id is taken, by whatever."""
@@ -78,8 +77,10 @@ class Transactor:
             try:
                 stored = await read_job(self._store, job.key)
                 if stored is not None:
-                    mine = tries > 0 and await self._event_of(stored.job, op_id, above=0)
-                    return Applied(stored.job, mine) if mine else None
+                    if tries == 0 or stored.job.manifest_sha256 != job.manifest_sha256:
+                        return None  # the op id is that of any submit under this key: the manifest tells whose
+                    mine = await self._event_of(stored.job, op_id)
+                    return await self._recovered(stored.job, mine, above=0) if mine else None
                 written = await self._store.commit(
                     [Guarded(JOBS, self._to_write(job).to_doc(), ABSENT)], await self._then(job)
                 )
@@ -89,8 +90,10 @@ class Transactor:
                 await self._pause(tries, trouble)
         raise _unresolved(job.key)
 
-    async def _tries(self, key: JobKey, op: Op, now: datetime) -> Applied | Rejected:
+    async def _tries(self, key: JobKey, op: Op) -> Applied | Rejected:
         first_seq: int | None = None
+        now: datetime | None = None
+        doubt = False
         for tries in range(TRIES_MAX):
             try:
                 stored = await read_job(self._store, key)
@@ -101,6 +104,7 @@ class Transactor:
                 if done is not None:
                     return done
                 async with self._turn_at_guards(stored.job):
+                    now = now or self._clock.now()  # once, and not before its turn: waiting is no part of a grant
                     step = await self._decide(stored, op, now)
                     if isinstance(step, Rejected):
                         return await self._answered_before(key, op) or step
@@ -109,7 +113,12 @@ class Transactor:
                     return done
                 await self._pause(tries)
             except Indefinite as trouble:
+                doubt = True
                 await self._pause(tries, trouble)
+            except StoreError as trouble:
+                if doubt:  # definite for this try, but an earlier one may still land
+                    raise _unresolved(key) from trouble
+                raise
         raise _unresolved(key)
 
     @asynccontextmanager
@@ -127,7 +136,7 @@ class Transactor:
         if tries > 0 and job.seq > first_seq:
             event = await self._event_of(job, op.id, above=first_seq)
             if event is not None:
-                return Applied(job, event)
+                return await self._recovered(job, event, above=first_seq)
         if op.may_be_legal_again:
             event = await self._event_of(job, op.id)
             if event is not None:
@@ -188,6 +197,12 @@ class Transactor:
         self._projector.after_commit(job, events)
         return Applied(job, own)
 
+    async def _recovered(self, job: Job, own: EventDoc, above: int) -> Applied:
+        """A write of ours whose answer was lost: what follows a commit is made up for."""
+        kept = [event for event in job.outbox if event.seq > above]
+        events = kept or [event for event in await events_after(self._store, job.id, above) if event.seq <= own.seq]
+        return await self._committed(job, tuple(events), own)
+
     async def _event_of(self, job: Job, op_id: str, above: int = 0) -> EventDoc | None:
         """In the whole history above `above`: the outbox first, since an event leaves it only once it is projected."""
         for event in job.outbox:
@@ -215,11 +230,12 @@ async def history(store: Store, key: JobKey, after: int = 0) -> list[EventDoc] |
     stored = await read_job(store, key)
     if stored is None:
         return None
-    events: list[EventDoc] = []
-    while page := await events_after(store, key.job_id, events[-1].seq if events else after):
-        events += page
-    last = events[-1].seq if events else after
-    return events + [event for event in stored.job.outbox if event.seq > last]
+    events = {event.seq: event for event in stored.job.outbox if event.seq > after}
+    last = after
+    while page := await events_after(store, key.job_id, last):
+        events |= {event.seq: event for event in page}
+        last = page[-1].seq
+    return [events[seq] for seq in sorted(events)]
 
 
 def _unresolved(key: JobKey) -> FleetError:

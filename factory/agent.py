@@ -64,11 +64,23 @@ class Agent:
         """Old reports first, then hello; gives the products that it serves. Raises FencedSession."""
         await self._holdings.settle_old_reports()
         number = None if last_session_no is None else last_session_no + 1
-        if number is not None:
-            remember(number)  # on the disk before it is said
+        if number is None:
+            number = (await self._hello(None)).session_no  # the counter is lost: this only asks what to say
+        remember(number)  # on the disk before it is said
+        answer = await self._hello(number)
+        for warning in answer.warnings:
+            log.warning("%s", warning)
+        self._wire.session_no = answer.session_no
+        self._wire.note_now(answer.now)
+        self._holdings.margin_s = answer.trust_margin_s
+        self._heartbeat_s = answer.heartbeat_every_s
+        log.info("session %d of %s, over %s", answer.session_no, self._wire.factory_id, self._link.transport)
+        return answer.products
+
+    async def _hello(self, session_no: int | None) -> HelloAnswer:
         request = HelloRequest(
             **self._wire.ask(),
-            session_no=number,
+            session_no=session_no,
             takeover=self._settings.takeover,
             capabilities=self._settings.capabilities,
             engines=self._settings.engines,
@@ -80,20 +92,11 @@ class Agent:
             free_disk_bytes=self._free_disk(),
         )
         try:
-            answer = HelloAnswer.model_validate(await self._wire.insist("hello", request.to_doc()))
+            return HelloAnswer.model_validate(await self._wire.insist("hello", request.to_doc()))
         except FleetError as error:
             if error.code is ErrorCode.FENCED:
                 raise FencedSession(error.message) from error
             raise
-        for warning in answer.warnings:
-            log.warning("%s", warning)
-        remember(answer.session_no)
-        self._wire.session_no = answer.session_no
-        self._wire.note_now(answer.now)
-        self._holdings.margin_s = answer.trust_margin_s
-        self._heartbeat_s = answer.heartbeat_every_s
-        log.info("session %d of %s, over %s", answer.session_no, self._wire.factory_id, self._link.transport)
-        return answer.products
 
     async def run(self, products: tuple[str, ...]) -> None:
         """Until drained. The heartbeat is first to start and last to stop. Raises FencedSession."""

@@ -52,8 +52,6 @@ class TermSession:
 
     def __post_init__(self) -> None:
         self.start_acknowledged = self.grant.started
-        if self.grant.checkpoint is not None:
-            self.checkpoint_number = self.grant.checkpoint.number
 
     def engine_started(self, now_s: float) -> None:
         self.engine_since_s = self.progress_s = now_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,15 @@ from runtime.clock import Clock
 log = logging.getLogger(__name__)
 
 RunOnce = Callable[[datetime], Awaitable[Any]]
+
+
+@contextlib.contextmanager
+def left_to_the_next_run(what: str) -> Iterator[None]:
+    """One bad item of a loop must not keep the loop from the others."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s is left to the next run", what)
 
 
 class Service:

@@ -108,5 +108,6 @@ def follow_up_op(job_id: str, seq: int, action: str) -> str:
     return f"{job_id}:{seq}:{action}"
 
 
-def action_op(action: str, idempotency_key: str) -> str:
-    return f"action:{action}:{idempotency_key}"
+def action_op(action: str, actor: str, idempotency_key: str) -> str:
+    """Keys are each asker's own: two people may use the same one."""
+    return f"action:{action}:{actor}:{idempotency_key}"

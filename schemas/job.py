@@ -101,6 +101,7 @@ class Checkpoint(Schema):
     ref: str
     commit: str
     at: Timestamp
+    lease_epoch: int = 0  # the term that saved it; within a term, numbers only rise
     number: int = 0
     local: str | None = None  # the factory on whose machine alone it lies, when there is no remote
 

@@ -19,6 +19,7 @@ LOG_CHUNK_MAX = 64 * 1024
 
 Seats = Annotated[int, Field(ge=0, le=SEATS_MAX)]
 SessionId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+SessionNo = Annotated[int, Field(ge=0)] | None  # None: the number of the session that `sessionId` names
 ShortText = Annotated[str, Field(max_length=200)]
 LongText = Annotated[str, Field(max_length=SUMMARY_LENGTH_MAX)]
 
@@ -74,6 +75,9 @@ class HelloRequest(FromFactory):
 
 
 class HelloAnswer(Message):
+    """`opened` false: nothing was opened, `sessionNo` is the number to say hello with."""
+
+    opened: bool = True
     session_no: int
     products: tuple[str, ...]
     heartbeat_every_s: float
@@ -86,7 +90,7 @@ class HelloAnswer(Message):
 class ClaimRequest(FromFactory):
     """`max` seats are asked for; `waitS` holds a REST call open until there is something."""
 
-    session_no: Annotated[int, Field(ge=0)] = 0
+    session_no: SessionNo = None
     request_id: RequestId
     max: Annotated[int, Field(ge=1, le=SEATS_MAX)] = 1
     wait_s: Annotated[float, Field(ge=0, le=60)] = 0
@@ -166,7 +170,7 @@ class ReportRequest(FromHolder):
     insights: Insights = Insights()
     checkpoint: Checkpoint | None = None
     resets_at: Timestamp | None = None  # with quota_exhausted: when the credential is good again
-    session_no: Annotated[int, Field(ge=0)] = 0
+    session_no: SessionNo = None
     next: NextRequest | None = None
 
 
@@ -197,7 +201,7 @@ class Holding(TermRef):
 
 
 class HeartbeatRequest(FromFactory):
-    session_no: Annotated[int, Field(ge=0)] = 0
+    session_no: SessionNo = None
     holding: Annotated[tuple[Holding, ...], Field(max_length=SEATS_MAX)] = ()
     pending: Annotated[tuple[RequestId, ...], Field(max_length=SEATS_MAX)] = ()
     seat_limit: Annotated[int, Field(ge=1, le=SEATS_MAX)] = 1

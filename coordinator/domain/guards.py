@@ -30,7 +30,8 @@ class Needs(NamedTuple):
 def needs(before: Job, after: Job, *, budgets: bool) -> Needs:
     """Which guards a step must be committed with: those of a job whose term begins or ends by it."""
     turns = before.held != after.held
-    return Needs(turns and before.lock is not None, turns and budgets)
+    owes = before.reserved > 0  # reserved while budgets were on: given back even if they are off now
+    return Needs(turns and before.lock is not None, turns and (budgets or owes))
 
 
 def settle(before: Job, after: Job, guards: Guards, need: Needs) -> tuple[Job, Guards] | Rejected:

@@ -14,9 +14,11 @@ from coordinator.domain import ops
 from coordinator.domain.retry import LOST_IN_A_ROW_MAX, charged, exhausted, retry_at, waits_for_retry
 from coordinator.domain.table import TABLE, Action
 from schemas.ids import ship_op, start_op
-from schemas.job import CHARGED, BlockedReason, Holder, Job, Outcome, Result, Retries, Stage, Stop
+from schemas.job import CHARGED, BlockedReason, Checkpoint, Holder, Job, Outcome, Result, Retries, Stage, Stop
 
 Decided = Job | ops.Rejected
+
+WAITS_FOR_DEPS = ("deps", "dep_failed")
 
 
 def decide(job: Job, op: ops.Op, now: datetime) -> Decided:
@@ -66,6 +68,9 @@ def claim(job: Job, op: ops.Claim, now: datetime) -> Decided:
     """queued -> assigned. A grant uses the epoch up."""
     assert job.lease_epoch > job.granted_epoch
     assert job.holder is None
+    if job.checkpoint is not None and job.checkpoint.local not in (None, op.factory_id):
+        where = job.checkpoint.local
+        return ops.Rejected("conflict", f"the work so far lies on {where} alone", {"local": where})
     holder = Holder(
         factory_id=op.factory_id,
         session_id=op.session_id,
@@ -95,16 +100,17 @@ def start(job: Job, op: ops.Start, now: datetime) -> Decided:
 
 
 def save_checkpoint(job: Job, op: ops.SaveCheckpoint, now: datetime) -> Decided:
-    """assigned | building, staying. Numbers only rise; work that is kept ends a row of losses."""
+    """assigned | building, staying. Numbers only rise within a term; work that is kept ends a row of losses."""
     known = job.checkpoint
-    if known is not None and op.checkpoint.number <= known.number:
+    saved = op.checkpoint.model_copy(update={"lease_epoch": op.lease_epoch})
+    if known is not None and known.lease_epoch == op.lease_epoch and saved.number <= known.number:
         return ops.Rejected(
             "conflict",
             f"checkpoint {op.checkpoint.number} is not above {known.number}",
             {"number": known.number},
         )
-    data = {"sessionId": op.session_id, **op.checkpoint.to_doc()}
-    return job.advance("checkpointed", op.id, op.actor, now, data, checkpoint=op.checkpoint, lost_in_a_row=0)
+    data = {"sessionId": op.session_id, **saved.to_doc()}
+    return job.advance("checkpointed", op.id, op.actor, now, data, checkpoint=saved, lost_in_a_row=0)
 
 
 def end(job: Job, op: ops.End, now: datetime) -> Decided:
@@ -128,8 +134,8 @@ def end(job: Job, op: ops.End, now: datetime) -> Decided:
             }
         ),
     }
-    if op.checkpoint is not None and (job.checkpoint is None or op.checkpoint.number > job.checkpoint.number):
-        changes["checkpoint"] = op.checkpoint
+    if op.checkpoint is not None:  # the holder's last word on its work
+        changes["checkpoint"] = op.checkpoint.model_copy(update={"lease_epoch": op.lease_epoch})
     data = {
         "sessionId": op.session_id,
         "outcome": str(result.outcome),
@@ -192,8 +198,8 @@ def reap(job: Job, op: ops.Reap, now: datetime) -> Decided:
     if op.cause is ops.Cause.STOP_DEADLINE and job.stop is None:
         return _illegal(job, op, "no stop was asked for")
     outcome = Outcome.LOST
-    if op.cause is ops.Cause.MISSING and job.stage is Stage.ASSIGNED:
-        outcome = Outcome.RELEASED  # the factory never learned of the grant: nothing was lost
+    if job.stage is Stage.ASSIGNED and op.cause in (ops.Cause.MISSING, ops.Cause.NOT_STARTED):
+        outcome = Outcome.RELEASED  # no engine ran, as far as anybody knows: nothing was lost
     if op.cause is ops.Cause.STOP_DEADLINE:
         outcome = Outcome.PREEMPTED
     if job.stop is not None and job.stop.kind == "cancel":
@@ -240,8 +246,8 @@ def operate(job: Job, op: ops.Operate, now: datetime) -> Decided:
     if op.action is Action.REJECT:
         return job.advance("rejected", op.id, op.actor, now, data, stage=Stage.FAILED, result=_rejected(op.reason))
     assert op.action is Action.REQUEUE
-    if job.stage is Stage.BLOCKED and (job.blocked_reason is None or job.blocked_reason.kind != "budget"):
-        return _illegal(job, op, "a job blocked by other jobs is queued when they are done")
+    if job.stage is Stage.BLOCKED and (job.blocked_reason is None or job.blocked_reason.kind in WAITS_FOR_DEPS):
+        return _illegal(job, op, "a job that waits for its deps is queued when they are shipped")
     return job.advance("requeued", op.id, op.actor, now, data, **_requeued(job, op.checkpoint))
 
 
@@ -249,7 +255,7 @@ def _rejected(reason: str | None) -> Result:
     return Result(outcome=Outcome.CANCELLED, summary=f"rejected: {reason}" if reason else "rejected")
 
 
-def _requeued(job: Job, checkpoint: Any = None) -> dict[str, Any]:
+def _requeued(job: Job, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
     """A person's decision to try again gives all tries back."""
     fresh = Retries(max=job.retries.max, backoff_s=job.retries.backoff_s)
     changes: dict[str, Any] = {
@@ -262,7 +268,7 @@ def _requeued(job: Job, checkpoint: Any = None) -> dict[str, Any]:
         **_next_epoch(job),
     }
     if checkpoint is not None:
-        changes["checkpoint"] = checkpoint
+        changes["checkpoint"] = checkpoint.model_copy(update={"lease_epoch": job.granted_epoch})
     return changes
 
 

@@ -53,7 +53,7 @@ _reported = {S.REVIEW, S.TESTING, S.SHIPPED, S.BLOCKED, S.FAILED, S.QUEUED}
 TABLE: dict[tuple[Stage, Action], Rule] = {
     (S.BLOCKED, A.UNBLOCK): _rule({W.COORDINATOR}, {S.QUEUED}),
     (S.BLOCKED, A.EXPLAIN_BLOCK): _rule({W.COORDINATOR}, {S.BLOCKED}),
-    (S.BLOCKED, A.REQUEUE): _rule({W.OPERATOR}, {S.QUEUED}),  # only a job that its own budget stopped
+    (S.BLOCKED, A.REQUEUE): _rule({W.OPERATOR}, {S.QUEUED}),  # not one that waits for its deps
     (S.BLOCKED, A.CANCEL): _rule(_stoppable, {S.FAILED}),
     (S.QUEUED, A.CLAIM): _rule({W.HOLDER}, {S.ASSIGNED}),
     (S.QUEUED, A.CANCEL): _rule(_stoppable, {S.FAILED}),

@@ -37,7 +37,7 @@ async def act(
             f"found action '{action}'; allowed are {', '.join(OPERATOR_ACTIONS)}",
             found=action,
         )
-    op_id = action_op(action, idempotency_key)
+    op_id = action_op(action, actor, idempotency_key)
     op: Op
     if action in ("cancel", "preempt"):
         if action == "preempt" and lease_epoch is None:
@@ -80,7 +80,7 @@ async def review(
     ctx: Context, key: JobKey, verdict: Verdict, actor: str, idempotency_key: str, reason: str | None = None
 ) -> Applied:
     op = Review(
-        id=action_op(verdict, idempotency_key),
+        id=action_op(verdict, actor, idempotency_key),
         actor=actor,
         action=Action(verdict),
         verdict=verdict,

@@ -30,13 +30,14 @@ def accepted(outcome: Applied | Rejected) -> Applied:
 
 def term_times(ctx: Context, job: Job, expires_at: datetime) -> TermTimes:
     now = ctx.clock.now()
+    lease_left = max(0.0, (expires_at - now).total_seconds())
     start_left = 0.0
     if job.stage is Stage.ASSIGNED:
         start_left = ctx.timers.grant_start_s - (now - job.stage_since).total_seconds()
     return TermTimes(
-        lease_left_s=max(0.0, (expires_at - now).total_seconds()),
+        lease_left_s=lease_left,
         renew_every_s=ctx.timers.rest_renew_s,
-        start_within_s=max(0.0, start_left),
+        start_within_s=max(0.0, min(start_left, lease_left)),
         now=now,
     )
 

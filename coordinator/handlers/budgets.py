@@ -13,7 +13,9 @@ TRIES_MAX = 20
 
 
 async def set_paused(ctx: Context, product_id: str, *, paused: bool) -> LedgerGuard:
-    """Once this is answered, no claim of the product that read an earlier ledger can be committed any more."""
+    """Once this is answered, nothing that read an earlier ledger can be committed any more: no claim, and no
+    earlier pause or resume whose outcome was unknown. So it writes even where it finds what it wants.
+    """
     for _ in range(TRIES_MAX):
         try:
             stored = await read_guard(ctx.store, product_id, LEDGER_ID)
@@ -21,10 +23,9 @@ async def set_paused(ctx: Context, product_id: str, *, paused: bool) -> LedgerGu
                 LedgerGuard.model_validate(stored.doc) if stored else LedgerGuard(id=LEDGER_ID, product_id=product_id)
             )
             wanted = known.model_copy(update={"paused": paused})
-            if stored is not None and wanted == known:
-                return known
             write = Guarded(JOBS, wanted.to_doc(), stored.etag if stored else ABSENT)
             if (await ctx.store.commit([write])).ok:
+                ctx.ready.wake()
                 return wanted
         except Indefinite:
             continue

@@ -15,12 +15,13 @@ from coordinator.scheduler.feasible import obstacles
 from coordinator.scheduler.plan import choice_of, ranked_jobs
 from coordinator.scheduler.snapshot import FactoryView
 from coordinator.store.port import JOBS, Address
-from coordinator.store.queries import jobs_granted_under, jobs_held_by, read_job, read_lease
+from coordinator.store.queries import jobs_held_by, read_job, read_lease
 from schemas.errors import ErrorCode, FleetError
 from schemas.factory import FactoryDoc
 from schemas.ids import JobKey, body_id, claim_op
 from schemas.job import Job, Stage
 from schemas.messages import ClaimAnswer, ClaimRequest, Grant
+from schemas.projections import LeaseStatus
 
 CANDIDATES_MAX = 32  # tried per look: each costs a read, and a loser's read is wasted
 
@@ -30,7 +31,7 @@ async def claim(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
     deadline_s = ctx.clock.boot_s() + min(request.wait_s, ctx.timers.long_poll_s)
     while True:
         changed = ctx.ready.changed()
-        async with ctx.asks.turn((request.factory_id, request.request_id)):
+        async with ctx.asks.turn(request.factory_id):
             answer = await _claim_once(ctx, request)
         left_s = deadline_s - ctx.clock.boot_s()
         if answer.grants or left_s <= 0:
@@ -45,31 +46,34 @@ async def claim(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
 async def _claim_once(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
     factory = await enrolled(ctx, request.factory_id)
     session_checked(factory, request.session_id, request.session_no)
-    ctx.roster.note(factory, heard=True)
+    ctx.roster.note(factory, heard=False)
+    ctx.roster.heard(factory.id)
+    held = await jobs_held_by(ctx.store, factory.products, factory.id)
     known = [
         job
-        for job in await jobs_granted_under(ctx.store, factory.products, factory.id, request.request_id)
-        if job.holder is not None and job.holder.session_id == request.session_id
+        for job in held
+        if job.holder is not None
+        and (job.holder.session_id, job.holder.request_id) == (request.session_id, request.request_id)
     ]
     if known:
         return ClaimAnswer(grants=tuple([await _granted_before(ctx, job) for job in known]))
-    view = await _view(ctx, factory, request)
+    request = request.model_copy(update={"session_no": factory.session_no})
+    view = _view(factory, request, len(held))
     if request.job_id is not None:
         return ClaimAnswer(grants=(await _claim_named(ctx, request, view),))
     return await _claim_best(ctx, request, view)
 
 
-async def _view(ctx: Context, factory: FactoryDoc, request: ClaimRequest) -> FactoryView:
+def _view(factory: FactoryDoc, request: ClaimRequest, held: int) -> FactoryView:
     """The claimant: what it is enrolled for, narrowed to what it says it has. It asks, so it is there."""
-    capabilities = set(factory.capabilities)
-    if request.capabilities is not None:
-        capabilities = set(request.capabilities) & set(factory.enrolled_capabilities)
+    said = factory.capabilities if request.capabilities is None else request.capabilities
     engines = factory.engines if request.engines is None else request.engines
-    doc = factory.model_copy(update={"capabilities": tuple(capabilities), "engines": tuple(engines), "seats_used": 0})
-    held = len(list(ctx.ready.held_by(factory.id)))
-    if held >= factory.seat_limit:  # the index may be behind: a refusal needs the store's own word
-        held = len(await jobs_held_by(ctx.store, factory.products, factory.id))
-    return FactoryView.of(doc, seats_used=held)
+    own = {
+        "capabilities": tuple(sorted(set(said) & set(factory.enrolled_capabilities))),
+        "engines": tuple(engines),
+        "seats_used": 0,  # the store's own count is newer than what it last said
+    }
+    return FactoryView.of(factory.model_copy(update=own), seats_used=held)
 
 
 async def _claim_named(ctx: Context, request: ClaimRequest, view: FactoryView) -> Grant:
@@ -109,21 +113,38 @@ async def _claim_best(ctx: Context, request: ClaimRequest, view: FactoryView) ->
         return ClaimAnswer(reason=f"{view.id} is draining")
     if seats == 0:
         return ClaimAnswer(reason=f"all {view.seat_limit} seats of {view.id} are taken")
-    for job in _candidates(ctx, request, view)[:CANDIDATES_MAX]:
-        if len(grants) == seats:
+    tries, refused = 0, set[tuple[str, str | None]]()
+    for job in _candidates(ctx, request, view):
+        if len(grants) == seats or tries == CANDIDATES_MAX:
             break
         if job.key in ctx.being_claimed:
             continue  # another ask of this process is at it: a second one could only lose
-        ctx.being_claimed.add(job.key)
-        try:
-            outcome = await _try(ctx, request, job, view)
-        finally:
-            ctx.being_claimed.discard(job.key)
+        if refused & {(job.product_id, None), (job.product_id, job.lock or "")}:
+            continue
+        outcome = await _try_alone(ctx, request, job, view)
         if isinstance(outcome, Grant):
             grants.append(outcome)
+        elif outcome.reason == "budget_paused":
+            refused.add((job.product_id, None))
+        elif outcome.reason == "lock_busy":
+            refused.add((job.product_id, job.lock))
+        else:
+            tries += 1
     if grants:
         return ClaimAnswer(grants=tuple(grants))
     return ClaimAnswer(reason="no job that this factory could run is waiting")
+
+
+async def _try_alone(ctx: Context, request: ClaimRequest, job: Job, view: FactoryView) -> Grant | Rejected:
+    """While it lasts, other asks of this process pass the job over; if it breaks, they look again."""
+    ctx.being_claimed.add(job.key)
+    try:
+        return await _try(ctx, request, job, view)
+    except BaseException:
+        ctx.ready.wake()
+        raise
+    finally:
+        ctx.being_claimed.discard(job.key)
 
 
 def _candidates(ctx: Context, request: ClaimRequest, view: FactoryView) -> list[Job]:
@@ -134,6 +155,7 @@ def _candidates(ctx: Context, request: ClaimRequest, view: FactoryView) -> list[
 
 
 async def _try(ctx: Context, request: ClaimRequest, job: Job, view: FactoryView) -> Grant | Rejected:
+    assert request.session_no is not None
     op = Claim(
         id=claim_op(view.id, request.session_no, request.session_id, request.request_id),
         actor=f"factory:{view.id}",
@@ -163,7 +185,9 @@ async def _try(ctx: Context, request: ClaimRequest, job: Job, view: FactoryView)
 async def _granted_before(ctx: Context, job: Job) -> Grant:
     """The same grant again, with no more time than it has left."""
     stored = await read_lease(ctx.store, job.id, job.lease_epoch)
-    expires_at = lease_rules.expires_at(job, stored.lease if stored else None, ctx.timers.lease_ttl_s)
+    lease = stored.lease if stored else None
+    ending = lease is not None and lease.status is LeaseStatus.CLOSED
+    expires_at = ctx.clock.now() if ending else lease_rules.expires_at(job, lease, ctx.timers.lease_ttl_s)
     return await grant_of(ctx, job, expires_at)
 
 

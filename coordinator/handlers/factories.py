@@ -13,7 +13,7 @@ from coordinator.handlers.answers import stop_order, term_times
 from coordinator.store.port import FACTORIES, Indefinite
 from coordinator.store.queries import all_factories, jobs_held_by, read_factory
 from schemas.errors import ErrorCode, FleetError
-from schemas.factory import REST_SESSION, FactoryDoc, Health
+from schemas.factory import REST_SESSION, REST_SESSION_NO, FactoryDoc, Health
 from schemas.job import Engine, Job
 from schemas.messages import (
     HeartbeatAnswer,
@@ -45,14 +45,15 @@ async def refresh_roster(ctx: Context) -> None:
         ctx.roster.note(factory, heard=False)
 
 
-def session_checked(factory: FactoryDoc, session_id: str, session_no: int) -> None:
+def session_checked(factory: FactoryDoc, session_id: str, session_no: int | None) -> None:
     """Raises fenced unless this is the factory's latest session (or, of one that never said hello, the REST one)."""
-    if (session_id, session_no) != (factory.session_id, factory.session_no):
-        raise FleetError(
-            ErrorCode.FENCED,
-            f"session {session_no} of {factory.id} is not its latest, which is {factory.session_no}: stop now",
-            sessionNo=factory.session_no,
-        )
+    if session_id == factory.session_id and session_no in (None, factory.session_no):
+        return
+    raise FleetError(
+        ErrorCode.FENCED,
+        f"session '{session_id}' of {factory.id} is not its latest, which is {factory.session_no}: stop now",
+        sessionNo=factory.session_no,
+    )
 
 
 async def update_factory(
@@ -90,6 +91,7 @@ async def enroll(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
                 update={
                     "products": factory.products,
                     "enrolled_capabilities": factory.enrolled_capabilities,
+                    "capabilities": _within(stored.factory.capabilities, factory.enrolled_capabilities),
                     "token_hashes": tuple(dict.fromkeys((*stored.factory.token_hashes, *factory.token_hashes)))[-2:],
                     "bus_key": factory.bus_key or stored.factory.bus_key,
                 }
@@ -106,11 +108,16 @@ async def enroll(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
     raise FleetError(ErrorCode.UNAVAILABLE, f"{factory.id} could not be enrolled: ask again")
 
 
+def _within(capabilities: tuple[str, ...], enrolled: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(set(capabilities) & set(enrolled)))
+
+
 async def gate_engine(ctx: Context, factory_id: str, engine: Engine, until: datetime) -> None:
     """The credential is used up until then: the factory gets no job of this engine meanwhile."""
 
     def change(factory: FactoryDoc) -> FactoryDoc | None:
-        if factory.gated.get(engine) == until:
+        known = factory.gated.get(engine)
+        if known is not None and known >= until:
             return None
         return factory.model_copy(update={"gated": {**factory.gated, engine: until}})
 
@@ -118,18 +125,23 @@ async def gate_engine(ctx: Context, factory_id: str, engine: Engine, until: date
 
 
 async def hello(ctx: Context, request: HelloRequest) -> HelloAnswer:
-    """Opens a session; the higher number wins. Then the terms of lower sessions end."""
+    """Opens a session; the higher number wins. Then the terms of lower sessions end.
+
+    A hello without a number opens nothing: it is answered with the number to say hello with, so that a late
+    duplicate of it cannot replace a session that came after it.
+    """
     now = ctx.clock.now()
-    entry = ctx.roster.get(request.factory_id)
-    heard_ago_s = ctx.clock.boot_s() - entry.heard_at_s if entry and entry.heard_at_s is not None else None
+    if request.session_id == REST_SESSION:
+        raise FleetError(ErrorCode.INVALID_REQUEST, f"sessionId: found '{REST_SESSION}', which opens no session")
+    if request.session_no is None:
+        known = await enrolled(ctx, request.factory_id)
+        _refuse_living(ctx, known, request.takeover, now)
+        return _hello_answer(ctx, known, known.session_no + 1, opened=False)
+    number = request.session_no
 
     def change(factory: FactoryDoc) -> FactoryDoc | None:
         if factory.session_id == request.session_id:
             return None  # the repeat of a hello that was accepted
-        number = request.session_no
-        if number is None:
-            _refuse_living(factory, heard_ago_s, request.takeover)
-            number = factory.session_no + 1
         if number <= factory.session_no:
             raise FleetError(
                 ErrorCode.FENCED,
@@ -140,7 +152,7 @@ async def hello(ctx: Context, request: HelloRequest) -> HelloAnswer:
             update={
                 "session_id": request.session_id,
                 "session_no": number,
-                "capabilities": tuple(sorted(set(request.capabilities) & set(factory.enrolled_capabilities))),
+                "capabilities": _within(request.capabilities, factory.enrolled_capabilities),
                 "engines": tuple(sorted(set(request.engines))),
                 "workspaces": request.workspaces,
                 "seat_limit": request.seat_limit,
@@ -160,25 +172,39 @@ async def hello(ctx: Context, request: HelloRequest) -> HelloAnswer:
     ctx.ready.wake()
     ctx.capacity_changed()
     beyond = sorted(set(request.capabilities) - set(factory.enrolled_capabilities))
+    warnings = (f"not enrolled for, and left out: {', '.join(beyond)}",) if beyond else ()
+    return _hello_answer(ctx, factory, factory.session_no, opened=True, warnings=warnings)
+
+
+def _hello_answer(
+    ctx: Context, factory: FactoryDoc, session_no: int, *, opened: bool, warnings: tuple[str, ...] = ()
+) -> HelloAnswer:
     return HelloAnswer(
-        session_no=factory.session_no,
+        opened=opened,
+        session_no=session_no,
         products=factory.products,
         heartbeat_every_s=ctx.timers.heartbeat_s,
         lease_ttl_s=ctx.timers.lease_ttl_s,
         trust_margin_s=ctx.timers.trust_margin_s,
-        warnings=(f"not enrolled for, and left out: {', '.join(beyond)}",) if beyond else (),
+        warnings=warnings,
         now=ctx.clock.now(),
     )
 
 
-def _refuse_living(factory: FactoryDoc, heard_ago_s: float | None, takeover: bool) -> None:
-    if takeover or heard_ago_s is None or heard_ago_s > ALIVE_WITHIN_S:
+def _refuse_living(ctx: Context, factory: FactoryDoc, takeover: bool, now: datetime) -> None:
+    """By what this coordinator heard, and by what the store was told, which may be older."""
+    if takeover or factory.session_no == REST_SESSION_NO:
         return
-    raise FleetError(
-        ErrorCode.FENCED,
-        f"another session of {factory.id} was alive {heard_ago_s:.0f} s ago: stop it first, or say --takeover",
-        sessionNo=factory.session_no,
-    )
+    entry = ctx.roster.get(factory.id)
+    heard_s = ctx.clock.boot_s() - entry.heard_at_s if entry and entry.heard_at_s is not None else None
+    stored_s = (now - factory.last_heartbeat_at).total_seconds() if factory.last_heartbeat_at else None
+    alive = heard_s is not None and heard_s <= ALIVE_WITHIN_S
+    if alive or (stored_s is not None and stored_s <= ALIVE_WITHIN_S + ctx.timers.roster_store_s):
+        raise FleetError(
+            ErrorCode.FENCED,
+            f"another session of {factory.id} was alive a moment ago: stop it first, or say --takeover",
+            sessionNo=factory.session_no,
+        )
 
 
 async def end_lower_sessions(ctx: Context, factory: FactoryDoc, now: datetime) -> int:
@@ -260,8 +286,13 @@ async def _noted(ctx: Context, factory: FactoryDoc, request: HeartbeatRequest, n
     silent_s = ctx.clock.boot_s() - entry.stored_at_s if entry and entry.stored_at_s is not None else None
     lasting = ("seat_limit", "health", "transport", "draining", "engines")
     changed = any(said[name] != getattr(factory, name) for name in lasting)
+
+    def change(doc: FactoryDoc) -> FactoryDoc:
+        session_checked(doc, request.session_id, request.session_no)  # a newer one may have come meanwhile
+        return doc.model_copy(update=said)
+
     if changed or silent_s is None or silent_s >= ctx.timers.roster_store_s:
-        heard = await update_factory(ctx, factory.id, lambda doc: doc.model_copy(update=said))
+        heard = await update_factory(ctx, factory.id, change)
     ctx.roster.note(heard, heard=True, stored=False)
     ctx.send_roster(factory.id, RosterNote(factory=heard.to_doc() | {"tokenHashes": []}, heard_at=now))
     if was_down or changed:

@@ -59,11 +59,11 @@ async def _term_answer(ctx: Context, request: FromHolder) -> TermAnswer:
     expires_at = await leases.renew(ctx.store, ctx.clock, job, ctx.timers.lease_ttl_s)
     if expires_at is None:
         raise _fenced(key, epoch, "is being ended by the coordinator")
-    ctx.roster.heard(request.factory_id)
     return TermAnswer(stage=job.stage, stop=stop_order(ctx, job), term=term_times(ctx, job, expires_at))
 
 
 async def renew(ctx: Context, request: RenewRequest) -> TermAnswer:
+    ctx.roster.heard(request.factory_id)
     return await _term_answer(ctx, request)
 
 
@@ -161,6 +161,7 @@ async def _end(ctx: Context, request: FromHolder, action: Action, result: Result
 
 async def _asked(ctx: Context, request: FromHolder, op: HolderOp) -> Applied:
     applied = accepted(await ctx.transactor.transact(_key(request), op))
+    ctx.roster.heard(request.factory_id)
     if (applied.event.actor, applied.event.data.get("sessionId")) != (op.actor, op.session_id):
         raise _fenced(
             _key(request), request.lease_epoch, "is not yours"

@@ -137,7 +137,7 @@ class HolderPatch(Schema):
 
     lease_epoch: Annotated[int, Field(ge=1)]
     session_id: str = "rest"
-    session_no: int = 0
+    session_no: int | None = None
     ask_no: int = 0
     stage: Literal["building"] | None = None
     checkpoint: dict[str, Any] | None = None

@@ -14,6 +14,7 @@ from coordinator.domain.table import Action
 from coordinator.store.port import JOBS, Where
 from coordinator.store.queries import all_partitions, jobs_in, jobs_where, read_job
 from coordinator.transact import Applied
+from runtime.loop import left_to_the_next_run
 from schemas.base import timestamp_text
 from schemas.ids import JobKey
 from schemas.job import Job, Stage
@@ -40,12 +41,11 @@ class Promoter:
         done = 0
         while self._noted and done < MOVED_MAX:
             job = self._noted.popleft()
-            if job.stage is Stage.FAILED:
-                await self.promote(job, now)
-            for dependent in self._ctx.ready.waiting_for(job.key):
-                stored = await read_job(self._ctx.store, dependent)
-                if stored is not None:
-                    await self.promote(stored.job, now)
+            for key in (job.key, *self._ctx.ready.waiting_for(job.key)):
+                with left_to_the_next_run(f"the promotion of {key.job_id}"):
+                    stored = await read_job(self._ctx.store, key)
+                    if stored is not None:
+                        await self.promote(stored.job, now)
             done += 1
         return done
 
@@ -56,9 +56,10 @@ class Promoter:
             async for job in self._waiting(product_id, now):
                 if moved.total() >= MOVED_MAX:
                     return moved
-                action = await self.promote(job, now)
-                if action is not None:
-                    moved[action] += 1
+                with left_to_the_next_run(f"the promotion of {job.id}"):
+                    action = await self.promote(job, now)
+                    if action is not None:
+                        moved[action] += 1
         self._failed_since = timestamp_text(now - timedelta(seconds=LOOK_BACK_S))
         return moved
 

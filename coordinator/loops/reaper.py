@@ -13,7 +13,7 @@ from coordinator.ending import end_term
 from coordinator.store.port import JOBS
 from coordinator.store.queries import all_partitions, jobs_in, read_factory, read_lease
 from coordinator.transact import Applied
-from schemas.errors import FleetError
+from runtime.loop import left_to_the_next_run
 from schemas.job import Job, Stage
 from schemas.projections import LeaseStatus
 
@@ -33,15 +33,11 @@ class Reaper:
             async for job in jobs_in(self._ctx.store, product_id, Stage.ASSIGNED, Stage.BUILDING):
                 if ended.total() >= ENDED_MAX:
                     return ended
-                cause = await self._due(job, now)
-                if cause is None:
-                    continue
-                try:
-                    if isinstance(await end_term(self._ctx, job, cause, now), Applied):
+                with left_to_the_next_run(f"term {job.lease_epoch} of {job.id}"):
+                    cause = await self._due(job, now)
+                    if cause is not None and isinstance(await end_term(self._ctx, job, cause, now), Applied):
                         ended[cause] += 1
                         log.info("ended term %d of %s: %s", job.lease_epoch, job.id, cause)
-                except FleetError as error:
-                    log.warning("term %d of %s is left to the next run: %s", job.lease_epoch, job.id, error)
         return ended
 
     async def _due(self, job: Job, now: datetime) -> Cause | None:

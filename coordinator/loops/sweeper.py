@@ -9,6 +9,7 @@ from coordinator.context import Context
 from coordinator.handlers.factories import refresh_roster
 from coordinator.store.port import JOBS, Guarded, Indefinite, Where
 from coordinator.store.queries import all_partitions, jobs_where, read_job
+from runtime.loop import left_to_the_next_run
 from schemas.ids import JobKey
 
 SWEPT_MAX = 1000
@@ -21,7 +22,8 @@ class Sweeper:
     async def run_once(self, now: datetime) -> Counter[str]:
         swept: Counter[str] = Counter()
         if not self._ctx.store.atomic_then:
-            swept["projected"] = await self._project_left_over()
+            with left_to_the_next_run("the projection of outboxes"):
+                swept["projected"] = await self._project_left_over()
         await self._ctx.ready.refresh(self._ctx.store)
         await refresh_roster(self._ctx)
         return swept
@@ -32,7 +34,8 @@ class Sweeper:
             async for job in jobs_where(self._ctx.store, product_id, Where("pendingEvents", ">", 0)):
                 if done >= SWEPT_MAX:
                     return done
-                done += await self._settle(job.key)
+                with left_to_the_next_run(f"the outbox of {job.id}"):
+                    done += await self._settle(job.key)
         return done
 
     async def _settle(self, key: JobKey) -> int:

@@ -42,6 +42,7 @@ from coordinator.store.port import (
     StoreError,
     StoreFull,
     Throttled,
+    Unreachable,
     Verdict,
     Where,
     Written,
@@ -104,7 +105,7 @@ class CosmosStore:
                     self._check(await client._get_database_account())  # there is no public way
                     self._containers = await _prepare(client, self._database)
             except Indefinite as error:
-                raise StoreError(f"Cosmos DB at {self._endpoint} cannot be used: {error}") from error
+                raise Unreachable(f"Cosmos DB at {self._endpoint} cannot be used: {error}") from error
             except binascii.Error as error:
                 raise StoreError(f"the key for Cosmos DB at {self._endpoint} is not one: {error}") from error
             on_failure.pop_all()

@@ -69,8 +69,11 @@ async def read_factory(store: Store, product_id: str, factory_id: str) -> Stored
 
 
 async def event_with_op(store: Store, job_id: str, op_id: str, above: int = 0) -> EventDoc | None:
-    page = await store.query(Query(EVENTS, job_id, (Where("opId", "=", op_id),), order="seq", after=above, limit=1))
-    return EventDoc.model_validate(page[0].doc) if page else None
+    """The newest: a claim's op id may recur, in a late duplicate that won the same job again."""
+    query = Query(EVENTS, job_id, (Where("opId", "=", op_id),), order="seq", descending=True, limit=1)
+    page = await store.query(query)
+    event = EventDoc.model_validate(page[0].doc) if page else None
+    return event if event is not None and event.seq > above else None
 
 
 async def events_after(store: Store, job_id: str, seq: int, limit: int = PAGE) -> list[EventDoc]:
@@ -107,19 +110,6 @@ async def jobs_held_by(store: Store, products: Sequence[str], factory_id: str) -
             assert job.stage in HELD
             held.append(job)
     return held
-
-
-async def jobs_granted_under(store: Store, products: Sequence[str], factory_id: str, request_id: str) -> list[Job]:
-    granted = []
-    for product_id in products:
-        async for job in jobs_where(
-            store,
-            product_id,
-            Where("holder.requestId", "=", request_id),
-            Where("holder.factoryId", "=", factory_id),
-        ):
-            granted.append(job)
-    return granted
 
 
 async def all_partitions(store: Store, container: str) -> AsyncIterator[str]:

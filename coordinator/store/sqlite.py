@@ -9,6 +9,7 @@ the read itself. A failed fsync ends the process: nobody knows any more what the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import sqlite3
@@ -78,6 +79,7 @@ class SqliteStore:
         self._thread: threading.Thread | None = None
         self._lock: LockFile | None = None
         self._etag = 0
+        self._closing = False
 
     async def open(self) -> None:
         try:
@@ -100,6 +102,7 @@ class SqliteStore:
     async def close(self) -> None:
         if self._thread is None:
             return
+        self._closing = True  # nothing is asked behind the end of the queue
         self._asked.put(None)
         await asyncio.to_thread(self._thread.join)
         self._thread = None
@@ -211,7 +214,7 @@ class SqliteStore:
             raise StoreError(f"{self._path}: {error}") from error
 
     async def _ask(self, work: Callable[[sqlite3.Connection], Written]) -> Written:
-        if self._thread is None:
+        if self._thread is None or self._closing:
             raise StoreError("the store is closed")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Written] = loop.create_future()
@@ -259,7 +262,11 @@ class SqliteStore:
                     break
             asked = [item for item in batch if item is not None]
             if asked:
-                _answer(asked, self._write_batch([item.work for item in asked]))
+                try:
+                    answers = self._write_batch([item.work for item in asked])
+                except Exception as error:
+                    self._on_fatal(f"{self._path}: the writer failed ({error!r})")
+                _answer(asked, answers)
             if batch[-1] is None:
                 return
 
@@ -296,6 +303,8 @@ def _in_savepoint(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], W
         if not db.in_transaction:
             raise  # SQLite has rolled the whole batch back
         answer, keep = _definite(error), False
+    except Exception as error:
+        answer, keep = StoreError(f"this write cannot be made: {error!r}"), False
     if not keep:
         db.execute("ROLLBACK TO one")
     db.execute("RELEASE one")
@@ -303,19 +312,22 @@ def _in_savepoint(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], W
 
 
 def _answer(asked: list[_Asked], answers: list[Written | StoreError]) -> None:
-    def settle() -> None:
-        for item, answer in zip(asked, answers, strict=True):
-            if item.answer.done():
-                continue
-            if isinstance(answer, StoreError):
-                item.answer.set_exception(answer)
-            else:
-                item.answer.set_result(answer)
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Asked, Written | StoreError]]] = {}
+    for item, answer in zip(asked, answers, strict=True):
+        by_loop.setdefault(item.loop, []).append((item, answer))
+    for loop, pairs in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+            loop.call_soon_threadsafe(_settle, pairs)
 
-    try:
-        asked[0].loop.call_soon_threadsafe(settle)
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        return
+
+def _settle(pairs: list[tuple[_Asked, Written | StoreError]]) -> None:
+    for item, answer in pairs:
+        if item.answer.done():
+            continue
+        if isinstance(answer, StoreError):
+            item.answer.set_exception(answer)
+        else:
+            item.answer.set_result(answer)
 
 
 def _is_full(error: sqlite3.Error) -> bool:

@@ -1,0 +1,1 @@
+"""The one-machine fleet: nats-server, a coordinator and factories as child processes."""

@@ -51,6 +51,25 @@ async def test_a_lost_counter_needs_takeover_while_the_other_session_lives() -> 
     lost = FakeFactory(ctx, session_id="s9")
     with pytest.raises(FleetError, match="--takeover"):
         await lost.hello(session_no=None)
-    assert (await lost.hello(session_no=None, takeover=True)).session_no == 2
-    await asyncio.sleep(16)
+    told = await lost.hello(session_no=None, takeover=True)
+    assert (told.opened, told.session_no) == (False, 2)
+    assert (await lost.hello(session_no=2)).opened
+    await asyncio.sleep(36)
     assert (await FakeFactory(ctx, session_id="s10").hello(session_no=None)).session_no == 3
+
+
+@in_virtual_time
+async def test_a_late_duplicate_of_a_hello_without_a_number_opens_nothing() -> None:
+    ctx = coordinator()
+    job = await submitted(ctx)
+    first = await FakeFactory(ctx).joined()
+    lost = FakeFactory(ctx, session_id="s9")
+    await lost.hello(session_no=None, takeover=True)
+    await lost.hello(session_no=2)
+    later = FakeFactory(ctx, session_id="s10", session_no=3)
+    await later.hello()
+    await later.granted("r1")
+    await lost.hello(session_no=None, takeover=True)
+    after = await job_now(ctx, job)
+    assert (after.stage, after.lease_epoch) == (Stage.ASSIGNED, 1)
+    assert first.id == later.id

@@ -117,9 +117,7 @@ def test_a_job_without_a_budget_reserves_nothing_and_makes_the_ledger_if_there_i
 
 
 @given(CENTS, CENTS)
-def test_an_end_gives_back_just_what_its_term_reserved_and_counts_its_cost_once(
-    reserved: float, cost: float
-) -> None:
+def test_an_end_gives_back_just_what_its_term_reserved_and_counts_its_cost_once(reserved: float, cost: float) -> None:
     job = building().model_copy(update={"reserved": reserved, "budget": Budget(usd=7)})
     ended = then(job, reports(Outcome.OK, insights=with_insights(cost)))
     after, guards = settled(job, ended, Guards(ledger=ledger(spent=1, reserved=reserved + 2)), LEDGER)

@@ -1,0 +1,3 @@
+from deploy.local.up import cli
+
+cli()

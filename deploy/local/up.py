@@ -1,0 +1,87 @@
+"""`gigafactory up`: starts the one-machine fleet and stays until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from deploy.local.fleet import Child, FleetError, LocalFleet, LocalSettings
+
+RESTART_PAUSE_S = 2.0
+LOOK_S = 0.5
+EXIT_FENCED = 78
+
+app = typer.Typer(add_completion=False)
+
+
+class _Asked:
+    def __init__(self) -> None:
+        self.to_stop = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.to_stop = True
+
+
+def watch(fleet: LocalFleet, asked: _Asked) -> None:
+    """Starts again what ends by itself, and says so; a fenced factory stays down."""
+    given_up: set[str] = set()
+    while not asked.to_stop:
+        if not fleet.broker.running:
+            typer.echo("nats-server ended: starting it again (REST goes on meanwhile)")
+            fleet.broker.start()
+        for child in fleet.children():
+            code = child.exit_code
+            if code is None or child.name in given_up:
+                continue
+            typer.echo(f"{child.name} ended with {code}: {child.last_words()}")
+            if code == EXIT_FENCED:
+                given_up.add(child.name)
+                continue
+            time.sleep(RESTART_PAUSE_S)
+            _restart(child)
+        time.sleep(LOOK_S)
+
+
+def _restart(child: Child) -> None:
+    child.start()
+    typer.echo(f"{child.name} runs again, as process {child.pid}")
+
+
+@app.command()
+def main(
+    data: Annotated[Path, typer.Option(help="Where everything is kept; a second start goes on there.")] = Path(
+        ".gigafactory"
+    ),
+    port: Annotated[int, typer.Option(help="Port of the REST API on 127.0.0.1.")] = 8080,
+    bus_port: Annotated[int, typer.Option(help="Port of nats-server on 127.0.0.1.")] = 4222,
+    lease_ttl: Annotated[float, typer.Option(help="Lease TTL in seconds.")] = 60.0,
+) -> None:
+    """Starts nats-server, a coordinator on SQLite and two factories; Ctrl-C ends all of it."""
+    try:
+        fleet = LocalFleet(LocalSettings(data.resolve(), port=port, bus_port=bus_port, lease_ttl_s=lease_ttl))
+        asked = _Asked()
+        fleet.start()
+    except (FleetError, OSError) as error:
+        typer.echo(f"gigafactory up: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"the fleet is up: {fleet.url}")
+    typer.echo(f"operator token:   {fleet.secrets.operator_token_file}")
+    typer.echo(f"logs:             {data.resolve() / 'log'}")
+    typer.echo("try: gigafactory submit JOB.md     Ctrl-C ends the fleet")
+    try:
+        watch(fleet, asked)
+    finally:
+        typer.echo("ending: factories drain first")
+        fleet.stop()
+        typer.echo("ended; the next `up` on this directory goes on from here")
+
+
+def cli() -> None:
+    app(prog_name="gigafactory up")
