@@ -117,7 +117,7 @@ async def running(settings: Settings, store: Store, bus: Bus) -> AsyncIterator[F
 
 
 def _bus_changed(ctx: Context, loops: Loops, up: bool) -> None:
-    log.info("the bus is back" if up else "the bus is gone: REST goes on")
+    log.info("the bus is there" if up else "the bus is gone: REST goes on")
     if up:
         loops.offers.seat_freed()
     ctx.ready.wake()

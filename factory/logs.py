@@ -36,15 +36,23 @@ class TermLog:
         self._unsent = ""
         self._offset = 0
         self._tail = ""
+        self._heard = 0
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._flush_for_ever(), name=f"log {grant.job_id}")
 
     @property
-    def tail(self) -> str:
-        return self._tail
+    def heard(self) -> int:
+        """Characters so far."""
+        return self._heard
+
+    def tail(self, since: int = 0) -> str:
+        """The last TAIL_CHARS, less what had been heard already when `heard` was `since`."""
+        fresh = self._heard - since
+        return self._tail[-fresh:] if 0 < fresh < len(self._tail) else self._tail if fresh else ""
 
     def take(self, data: bytes) -> None:
         text = self._decoder.decode(data)
+        self._heard += len(text)
         self._tail = (self._tail + text)[-TAIL_CHARS:]
         if self._written >= LOG_BYTES_MAX:
             return

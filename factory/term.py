@@ -114,12 +114,13 @@ class Term:
     async def _verified(self) -> TermEnd:
         """Always in the same term: executed, claimed and verified are different things."""
         for command in self.grant.verify:
-            before = len(self._tail())
+            assert self._log is not None
+            before = self._log.heard
             ended, reason = await self._engine(("sh", "-c", command), {}, checkpoints=False)
             if reason is not None:
                 return await self._ended_early(reason)
-            tail = self._tail()[before:] if len(self._tail()) > before else self._tail()
-            evidence = VerifyEvidence(command=command, rc=ended.rc, tail=tail[-VERIFY_TAIL_CHARS:])
+            tail = self._log.tail(since=before)[-VERIFY_TAIL_CHARS:]
+            evidence = VerifyEvidence(command=command, rc=ended.rc, tail=tail)
             self._evidence.append(evidence)
             if ended.rc != 0:
                 return await self._finished(Outcome.VERIFY_FAILED, f"verify failed with {ended.rc}: {command}")
@@ -261,7 +262,7 @@ class Term:
         self._log.take(data)
 
     def _tail(self) -> str:
-        return self._log.tail if self._log is not None else ""
+        return self._log.tail() if self._log is not None else ""
 
     def _trusted(self) -> bool:
         return self.session.trust.holds(self._now())

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import orjson
 
 from bus.server import HOST, BrokerError, NatsServer
 from deploy.local.secrets import Member, Secrets
@@ -124,6 +125,7 @@ class LocalFleet:
             self._await_coordinator()
             for factory in self.factories.values():
                 factory.start()
+            self._write_client()
         except BrokerError as error:
             self.stop()
             raise FleetError(str(error)) from error
@@ -146,6 +148,15 @@ class LocalFleet:
 
     def children(self) -> list[Child]:
         return [self.coordinator, *self.factories.values()]
+
+    def _write_client(self) -> None:
+        """Where the command line finds the fleet; the token itself stays in its own file."""
+        doc = {
+            "url": self.url,
+            "tokenFile": str(self.secrets.operator_token_file),
+            "productId": self._settings.product_id,
+        }
+        (self._settings.data / "client.json").write_bytes(orjson.dumps(doc))
 
     def _await_coordinator(self) -> None:
         deadline = time.monotonic() + READY_WITHIN_S

@@ -1,0 +1,62 @@
+"""What is installed, what is reachable, and what to do about what is not."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+
+from console.client import HOME
+
+PYTHON_LEAST = (3, 11)
+
+
+class Finding(NamedTuple):
+    """`ok` None: absent, but nothing that must be there."""
+
+    what: str
+    ok: bool | None
+    says: str
+
+
+def _program(name: str, needed: bool, hint: str) -> Finding:
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=beside) or shutil.which(name)
+    return Finding(name, True if found else (False if needed else None), found or hint)
+
+
+def installed() -> list[Finding]:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    enough = sys.version_info >= PYTHON_LEAST
+    return [
+        Finding("python", enough, version if enough else f"{version}: install 3.11 or newer"),
+        _program("git", True, "install git: every job runs in a worktree"),
+        _program("sh", True, "install a POSIX shell: the shell engine and verify need it"),
+        _program("nats-server", False, 'absent: pip install "agent-gigafactory[local]", or REST only'),
+        *(
+            _program(name, False, "absent: its jobs are never offered to this machine")
+            for name in ("claude", "codex", "devin")
+        ),
+    ]
+
+
+def reachable(url: str) -> list[Finding]:
+    try:
+        answer = httpx.get(f"{url}/readyz", timeout=3.0, trust_env=False)
+        ready = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        return [Finding("coordinator", False, f"{url}: {error}; start one with `gigafactory up`")]
+    return [
+        Finding("coordinator", answer.is_success, f"{url}: {ready['status']}"),
+        Finding("store", ready["store"] == "ok", ready["store"]),
+        Finding("bus", True if ready["bus"] == "ok" else None, ready["bus"]),
+    ]
+
+
+def kept_trees(home: Path = HOME) -> list[Finding]:
+    """Work of fenced or broken terms, kept for a person to look at."""
+    trees = sorted(home.glob("factories/*/work/quarantine/*/*"))
+    return [Finding("quarantine", None, f"{path}: look at it, then remove it") for path in trees]

@@ -1,0 +1,111 @@
+"""Pure: answers of the API -> rows, badges and sentences. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+BADGES = {
+    "queued": "cyan",
+    "blocked": "yellow",
+    "assigned": "blue",
+    "building": "blue",
+    "review": "magenta",
+    "testing": "magenta",
+    "shipped": "green",
+    "failed": "red",
+    "dead_letter": "red",
+    "healthy": "green",
+    "degraded": "yellow",
+    "down": "red",
+}
+JOB_COLUMNS = ("id", "stage", "priority", "title", "factory", "attempt", "since")
+FACTORY_COLUMNS = ("id", "health", "transport", "seats", "engines", "capabilities", "session", "holding")
+FINISHED = frozenset({"shipped", "dead_letter"})
+
+
+def clock_time(text: str | None) -> str:
+    """HH:MM:SS of a timestamp, UTC."""
+    return datetime.fromisoformat(text).strftime("%H:%M:%S") if text else "-"
+
+
+def job_row(job: dict[str, Any]) -> tuple[str, ...]:
+    holder = (job.get("holder") or {}).get("factoryId") or job.get("lastFactoryId") or "-"
+    return (
+        job["id"],
+        job["stage"],
+        job["priority"],
+        job["title"],
+        holder,
+        str(job["attempt"]),
+        clock_time(job["stageSince"]),
+    )
+
+
+def factory_row(factory: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        factory["id"],
+        factory["health"] + (" (draining)" if factory["draining"] else ""),
+        factory["transport"],
+        f"{len(factory['holding'])}/{factory['seatLimit']}",
+        ", ".join(factory["engines"]) or "-",
+        ", ".join(factory["capabilities"]) or "-",
+        str(factory["sessionNo"]),
+        ", ".join(held["jobId"] for held in factory["holding"]) or "-",
+    )
+
+
+def job_facts(job: dict[str, Any], runs: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """One job as lines of (name, value)."""
+    result = job.get("result") or {}
+    facts = [
+        ("id", job["id"]),
+        ("title", job["title"]),
+        ("stage", f"{job['stage']} since {clock_time(job['stageSince'])}"),
+        ("engine", job["engine"]),
+        ("needs", ", ".join(job["capabilities"]) or "nothing in particular"),
+        ("repository", job.get("repo") or job.get("cwd") or "none: an empty tree"),
+        ("retries", f"{job['retries']['used']} of {job['retries']['max']} used"),
+    ]
+    if job.get("blockedReason"):
+        facts.append(("blocked", job["blockedReason"]["text"]))
+    if job.get("checkpoint"):
+        facts.append(("checkpoint", f"{job['checkpoint']['commit'][:12]} ({job['checkpoint']['ref']})"))
+    if result:
+        facts.append(("result", f"{result['outcome']}: {(result.get('summary') or '').strip()[:500]}"))
+        if result.get("branch"):
+            facts.append(("branch", result["branch"]))
+        facts += [("verify", f"{one['command']} -> {one['rc']}") for one in result.get("verify", [])]
+    facts += [
+        ("run", f"term {run['leaseEpoch']} on {run['factoryId']}: {run.get('outcome') or 'running'}") for run in runs
+    ]
+    return facts
+
+
+def event_line(event: dict[str, Any]) -> str:
+    moved = event["to"] if event.get("from") in (None, event["to"]) else f"{event['from']} -> {event['to']}"
+    data = event.get("data") or {}
+    detail = data.get("outcome") or data.get("factoryId") or data.get("commit", "")[:12] or data.get("reason") or ""
+    return (
+        f"{event['seq']:>4}  {clock_time(event['at'])}  {event['type']:<18} {moved:<24} {event['actor']:<22} {detail}"
+    )
+
+
+def explanation_lines(answer: dict[str, Any]) -> list[str]:
+    lines = [answer["reason"]]
+    lines += [f"would start if {condition}" for condition in answer["wouldStartIf"]]
+    for row in answer["candidates"]:
+        terms = "  ".join(f"{name} {value:.2f}" for name, value in row["terms"].items())
+        verdict = "could run it" if row["feasible"] else "; ".join(one["text"] for one in row["obstacles"])
+        lines.append(f"  {row['factoryId']:<20} {row['score']:>6.3f}  {verdict}")
+        lines.append(f"  {'':<20} {'':>6}  {terms}")
+    return lines
+
+
+def finished(job: dict[str, Any]) -> bool:
+    """Whether nothing will happen to it by itself any more."""
+    if job["stage"] == "failed":
+        exhausted = (job.get("result") or {}).get("outcome") in ("verify_failed", "engine_failed", "timeout", "stalled")
+        return job.get("notBefore") is None and not exhausted
+    return job["stage"] in FINISHED
