@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from coordinator.context import Context
 from coordinator.handlers.factories import enroll
 from coordinator.store.port import OPERATORS, Address, StoreError
-from schemas.base import Schema
+from schemas.base import Schema, validation_sentence
 from schemas.factory import FactoryDoc, OperatorDoc
 from schemas.ids import Name
 
@@ -45,9 +45,7 @@ def read_enrolments(path: Path) -> Enrolments:
     except OSError as error:
         raise ValueError(f"the enrolments {path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"the enrolments {path} are not valid: {place}: {first['msg']}") from error
+        raise ValueError(f"the enrolments {path} are not valid: {validation_sentence(error)}") from None
 
 
 async def apply(ctx: Context, enrolments: Enrolments) -> None:

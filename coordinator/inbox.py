@@ -26,6 +26,7 @@ from coordinator.handlers import claims, factories, terms
 from coordinator.logs import LogFiles
 from coordinator.store.port import StoreError
 from schemas import messages
+from schemas.base import validation_sentence
 from schemas.errors import ErrorCode, FleetError
 from schemas.factory import FactoryDoc
 from schemas.ids import JobKey
@@ -45,13 +46,6 @@ OPS: dict[str, tuple[type[FromFactory], Handler]] = {
     "renew": (messages.RenewRequest, terms.renew),
     "release": (messages.ReleaseRequest, terms.release),
 }
-
-
-def validation_sentence(error: ValidationError) -> str:
-    """The first thing that is wrong, with its place."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the message"
-    return f"{place}: {first['msg']} (found {str(first.get('input'))[:80]!r})"
 
 
 class Inbox:

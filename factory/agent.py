@@ -18,6 +18,7 @@ from factory.holding import Holdings
 from factory.link.failover import FailoverLink
 from factory.link.port import Unanswered
 from factory.wire import Wire
+from schemas.base import validation_sentence
 from schemas.errors import ErrorCode, FleetError
 from schemas.factory import Transport
 from schemas.job import Engine
@@ -175,7 +176,7 @@ class Agent:
         try:
             control = Control.model_validate_json(message.data)
         except ValidationError as error:
-            log.warning("an order made no sense: %s", error.errors()[0]["msg"])
+            log.warning("an order made no sense: %s", validation_sentence(error))
             return
         if control.order == "drain":
             self.drain()

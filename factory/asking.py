@@ -18,6 +18,7 @@ from factory.holding import Holdings
 from factory.link.failover import FailoverLink
 from factory.link.port import Unanswered
 from factory.wire import RETRY_FIRST_S, RETRY_MAX_S, Wire
+from schemas.base import validation_sentence
 from schemas.errors import FleetError
 from schemas.factory import Transport
 from schemas.job import Engine
@@ -114,7 +115,7 @@ class Asking:
         try:
             offer = Offer.model_validate_json(message.data)
         except ValidationError as error:
-            log.warning("an offer made no sense: %s", error.errors()[0]["msg"])
+            log.warning("an offer made no sense: %s", validation_sentence(error))
             return
         late = offer.expires_at <= self._wire.coordinator_now()
         meant = offer.round > 1 or self._wire.factory_id in offer.invited

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, ValidationError
 from pydantic.alias_generators import to_camel
 
 
@@ -23,6 +23,13 @@ def timestamp_text(moment: datetime) -> str:
 Timestamp = Annotated[
     datetime, AfterValidator(in_utc), PlainSerializer(timestamp_text, return_type=str, when_used="json")
 ]
+
+
+def validation_sentence(error: ValidationError) -> str:
+    """The first thing that is wrong with a message, with its place."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the message"
+    return f"{place}: {first['msg']} (found {str(first.get('input'))[:80]!r})"
 
 
 class Schema(BaseModel):

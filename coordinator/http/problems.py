@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coordinator.inbox import validation_sentence
 from coordinator.store.port import StoreError
+from schemas.base import validation_sentence
 from schemas.errors import ERRORS, ErrorCode, FleetError
 
 log = logging.getLogger(__name__)

@@ -241,16 +241,3 @@ def test_whatever_waits_is_explained_with_each_candidate_and_all_of_its_terms(
         if one in jobs:
             assert ("within seconds" in told["reason"]) == any(feasible)
             assert any(feasible) != bool(told["wouldStartIf"])
-
-
-@given(JOBS, SNAPSHOTS)
-def test_the_reason_never_names_a_thing_that_some_factory_lacks_in_vain(asked: Job, moment: Snapshot) -> None:
-    """Where it says that nobody has the workspace, nobody has it who has all else that does not pass by itself."""
-    told = explain(asked, moment)["reason"]
-    if "workspace for" not in told or not moment.factories:
-        return
-    lasting = {"enrolment", "capability", "engine", "checkpoint"}
-    rows = explain(asked, moment)["candidates"]
-    able = [row for row in rows if not lasting & {one["filter"] for one in row["obstacles"]}]
-    assert able
-    assert all("workspace" in {one["filter"] for one in row["obstacles"]} for row in able)
