@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,8 @@ async def git(cwd: Path, *args: str, env: Mapping[str, str] | None = None) -> st
         async with asyncio.timeout(GIT_TIMEOUT_S):
             out, err = await process.communicate()
     except (TimeoutError, asyncio.CancelledError):
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it may have ended just now
+            process.kill()
         await process.wait()
         raise
     if process.returncode != 0:

@@ -33,6 +33,7 @@ WITHIN_S = 85.0
 LOOK_S = 0.15
 MEMBERS = (Member("builder-1", ("python",), 2), Member("builder-2", ("python", "docs"), 2))
 OUTAGE_JOBS = ("13-during-outage-a.md", "14-during-outage-b.md")
+LONG_JOB = "long"
 NOBODY_CAN = "90-nobody-can.md"
 
 
@@ -44,7 +45,7 @@ class Progress:
     """A live table on a terminal, plain lines elsewhere."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, soft_wrap=True)
         self._live = Live(console=self._console, refresh_per_second=8) if self._console.is_terminal else None
         self._stages: dict[str, str] = {}
         self._began = time.monotonic()
@@ -135,11 +136,11 @@ class Demo:
 
         def there() -> bool:
             for job in self._look():
-                if job["checkpoint"] and job["stage"] == "building" and job["holder"]:
+                if job["idempotencyKey"] == LONG_JOB and job["checkpoint"] and job["stage"] == "building":
                     found.append(job)
             return bool(found)
 
-        self._until("a running job has a checkpoint", there)
+        self._until("the long job has a checkpoint", there)
         return found[0]
 
     def _take_the_broker_away(self) -> None:

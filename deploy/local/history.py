@@ -36,7 +36,7 @@ def judge(histories: Iterable[Sequence[dict[str, Any]]]) -> Verdict:
 
 
 def _was_lost(event: dict[str, Any]) -> bool:
-    return event["type"] == "reaped" and event["data"]["outcome"] == "lost"
+    return bool(event["type"] == "reaped" and event["data"]["outcome"] == "lost")
 
 
 def _double_grants(events: Sequence[dict[str, Any]]) -> int:

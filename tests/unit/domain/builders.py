@@ -59,8 +59,9 @@ def start(job: Job, **changes: Any) -> ops.Start:
     return ops.Start(id=ids.start_op(job.id, job.lease_epoch), **of_holder(job, **changes))
 
 
-def saved(number: int = 1, local: str | None = None) -> Checkpoint:
-    return Checkpoint(ref="refs/gigafactory/job/1", commit="a" * 40, at=NOW, number=number, local=local)
+def saved(number: int = 1, local: str | None = None, lease_epoch: int = 0) -> Checkpoint:
+    where = {"ref": "refs/gigafactory/job/1", "commit": "a" * 40, "local": local}
+    return Checkpoint(**where, at=NOW, number=number, lease_epoch=lease_epoch)
 
 
 def checkpoint(job: Job, number: int | None = None, **changes: Any) -> ops.SaveCheckpoint:
@@ -83,6 +84,10 @@ def reports(outcome: Outcome, **changes: Any) -> Callable[[Job], ops.Op]:
 
 def release(job: Job, **changes: Any) -> ops.End:
     return replace(report(job, Outcome.RELEASED, **changes), action=Action.RELEASE)
+
+
+def releases(**changes: Any) -> Callable[[Job], ops.Op]:
+    return lambda job: release(job, **changes)
 
 
 def reap(job: Job, cause: ops.Cause = ops.Cause.EXPIRED) -> ops.Reap:

@@ -63,6 +63,11 @@ def test_exactly_a_terms_first_and_last_step_need_guards(lock: str | None, budge
                 assert needs(job, after, budgets=budgets) == (turns and lock is not None, turns and budgets)
 
 
+def test_what_was_reserved_while_budgets_were_on_is_given_back_though_they_are_off() -> None:
+    job = building().model_copy(update={"reserved": 2.5})
+    assert needs(job, then(job, release), budgets=False) == LEDGER
+
+
 @pytest.mark.parametrize("guard", [None, LockGuard(id="lock:repo", product_id=PRODUCT)])
 def test_a_grant_takes_a_free_lock(guard: LockGuard | None) -> None:
     job = new(lock="repo")

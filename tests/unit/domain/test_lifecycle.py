@@ -43,6 +43,7 @@ blocked on budget         | requeue         | operator             | queued
 blocked on budget         | cancel          | operator coordinator | failed
 blocked on children       | unblock         | coordinator          | queued
 blocked on children       | explain_block   | coordinator          | blocked
+blocked on children       | requeue         | operator             | queued
 blocked on children       | cancel          | operator coordinator | failed
 assigned                  | start           | holder               | building
 assigned                  | checkpoint      | holder               | assigned

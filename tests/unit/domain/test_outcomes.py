@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.domain.job import decide
-from coordinator.domain.ops import Cause, Rejected
+from coordinator.domain.ops import Cause, Op, Rejected
 from coordinator.domain.retry import retry_at
 from coordinator.domain.table import Action
 from schemas.job import CHARGED, Job, Outcome, Retries, Stage
@@ -28,6 +29,7 @@ from tests.unit.domain.builders import (
     reap,
     reaps,
     release,
+    releases,
     report,
     reports,
     review,
@@ -232,10 +234,11 @@ def test_a_new_checkpoint_ends_the_row_of_losses() -> None:
     assert _lost(job, Cause.EXPIRED, 5).stage is Stage.DEAD_LETTER
 
 
-def test_a_grant_that_its_factory_never_heard_of_is_no_loss() -> None:
+@pytest.mark.parametrize("cause", [Cause.MISSING, Cause.NOT_STARTED])
+def test_a_grant_under_which_nothing_was_started_is_no_loss(cause: Cause) -> None:
     job = new()
     for _ in range(7):
-        job = then(job, claim, reaps(Cause.MISSING))
+        job = then(job, claim, reaps(cause))
     assert (job.stage, job.lost_in_a_row, job.attempt) == (Stage.QUEUED, 0, 7)
 
 
@@ -245,14 +248,35 @@ def test_a_checkpoint_survives_every_way_back_to_the_queue() -> None:
         assert then(kept, way).checkpoint == kept.checkpoint
 
 
-def test_checkpoint_numbers_only_rise() -> None:
-    job = then(building(), lambda one: checkpoint(one, number=3))
+def numbers(number: int) -> Callable[[Job], Op]:
+    return lambda job: checkpoint(job, number=number)
+
+
+def test_within_a_term_checkpoint_numbers_only_rise() -> None:
+    job = then(building(), numbers(3))
     for number in (1, 3):
         refused = decide(job, checkpoint(job, number=number), NOW)
         assert isinstance(refused, Rejected)
         assert refused.reason == "conflict"
-    assert then(job, reports(Outcome.RELEASED, checkpoint=saved(2))).checkpoint == job.checkpoint
-    assert then(job, reports(Outcome.RELEASED, checkpoint=saved(4))).checkpoint == saved(4)
+    assert then(job, numbers(4)).checkpoint == saved(4, lease_epoch=1)
+
+
+def test_a_new_term_counts_its_checkpoints_from_one() -> None:
+    job = then(building(), numbers(3), release, claim, numbers(1))
+    assert job.checkpoint == saved(1, lease_epoch=2)
+
+
+@pytest.mark.parametrize("end", [reports(Outcome.BUDGET, checkpoint=saved(9)), releases(checkpoint=saved(9))])
+def test_the_checkpoint_of_an_end_is_the_holders_last_word(end: Callable[[Job], Op]) -> None:
+    assert then(building(), numbers(3), end).checkpoint == saved(9, lease_epoch=1)
+
+
+def test_work_that_lies_on_one_machine_alone_is_granted_to_none_but_that_one() -> None:
+    job = then(building(), reports(Outcome.RELEASED, checkpoint=saved(local="f1")))
+    refused = decide(job, claim(job, "f2"), NOW)
+    assert isinstance(refused, Rejected)
+    assert (refused.reason, refused.detail) == ("conflict", {"local": "f1"})
+    assert then(job, claim).stage is Stage.ASSIGNED
 
 
 def test_spend_adds_up_over_the_terms() -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 from runtime.clock import EPOCH, LoopClock
-from runtime.loop import Service
+from runtime.loop import Service, left_to_the_next_run
 from tests.support.virtual import in_virtual_time
 
 INTERVAL_S = 5.0
@@ -84,6 +84,22 @@ async def test_a_failing_run_is_logged_and_repeated_after_the_interval(caplog: p
     assert diary.ran_s == [0, 5, 10]
     assert [record.message for record in caplog.records] == ["diary failed; it runs again in 5.0 s"] * 2
     assert all(record.exc_info for record in caplog.records)
+
+
+def test_one_bad_item_is_logged_and_left_to_the_next_run(caplog: pytest.LogCaptureFixture) -> None:
+    done = []
+    for item in (1, 2, 3):
+        with left_to_the_next_run(f"item {item}"):
+            if item == 2:
+                raise ValueError(item)
+            done.append(item)
+    assert done == [1, 3]
+    assert [record.message for record in caplog.records] == ["item 2 is left to the next run"]
+
+
+def test_being_cancelled_is_left_to_nobody() -> None:
+    with pytest.raises(asyncio.CancelledError), left_to_the_next_run("the item at hand"):
+        raise asyncio.CancelledError
 
 
 @in_virtual_time

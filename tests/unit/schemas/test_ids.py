@@ -132,6 +132,6 @@ def test_of_one_job_no_two_operations_of_different_kinds_share_an_id() -> None:
         ids.ship_op("j", 1),
         *[ids.reap_op("j", 1, cause) for cause in ("expired", "not_started", "missing", "session_gone")],
         *[ids.follow_up_op("j", 1, action) for action in ("unblock", "explain_block", "retry", "bury")],
-        *[ids.action_op(action, "k") for action in ("ship", "requeue", "reject", "cancel", "preempt")],
+        *[ids.action_op(action, "operator:ann", "k") for action in ("ship", "requeue", "reject", "cancel", "preempt")],
     ]
     assert len(set(made)) == len(made)

@@ -19,7 +19,8 @@ STOP = '"stop": {"kind": "cancel", "byS": 30.0, "reason": "wrong branch"}'
 ASKER = '"v": 1, "factoryId": "f1", "sessionId": "s1", "askNo": 7'
 JOB = '"productId": "shop", "jobId": "j1", "leaseEpoch": 2'
 CHECKPOINT = (
-    f'"checkpoint": {{"ref": "refs/gigafactory/j1/2", "commit": "{"a" * 40}", "at": {AT}, "number": 3, "local": "f1"}}'
+    f'"checkpoint": {{"ref": "refs/gigafactory/j1/2", "commit": "{"a" * 40}", "at": {AT}, "leaseEpoch": 2, '
+    '"number": 3, "local": "f1"}'
 )
 GRANT = (
     f'{{{JOB}, "requestId": "r1", "runId": "j1:2", "attempt": 2, "title": "Fix it", "engine": "claude", '
@@ -43,8 +44,8 @@ GOLDEN: dict[str, str] = {
         '"freeDiskBytes": 1000}'
     ),
     "HelloAnswer": (
-        '{"v": 1, "sessionNo": 4, "products": ["shop"], "heartbeatEveryS": 5.0, "leaseTtlS": 60.0, "trustMarginS": 5.0,'
-        f' "warnings": ["gpu is not enrolled"], "now": {AT}}}'
+        '{"v": 1, "opened": true, "sessionNo": 4, "products": ["shop"], "heartbeatEveryS": 5.0, "leaseTtlS": 60.0, '
+        f'"trustMarginS": 5.0, "warnings": ["gpu is not enrolled"], "now": {AT}}}'
     ),
     "ClaimRequest": (
         f'{{{ASKER}, "sessionNo": 4, "requestId": "r1", "max": 2, "waitS": 20.0, "productId": "shop", "jobId": "j1", '
@@ -246,7 +247,7 @@ def test_a_number_that_no_document_can_hold_is_refused_rather_than_answered_as_o
 
 def test_rest_clients_without_a_session_speak_as_session_rest() -> None:
     ask = ClaimRequest.model_validate({"factoryId": "f1", "requestId": "r1"})
-    assert (ask.session_id, ask.session_no, ask.max, ask.wait_s) == ("rest", 0, 1, 0)
+    assert (ask.session_id, ask.session_no, ask.max, ask.wait_s) == ("rest", None, 1, 0)
 
 
 def test_a_message_cannot_be_changed_once_made() -> None:
