@@ -31,7 +31,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m deploy.local.demo
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m pytest tests/bench -s --no-header -p no:randomly
+	$(BIN)/python -m chaos.load
 
 # The lock names no host: every machine uses its own index.
 lock: $(VENV)/.installed

@@ -180,6 +180,7 @@ class Demo:
             for child in self._fleet.children():
                 if child.exit_code not in (None, -signal.SIGKILL):
                     raise DemoFailed(f"{child.name} ended by itself: {child.last_words()}")
+            self._look()
             time.sleep(LOOK_S)
 
     def _look(self) -> list[dict[str, Any]]:
