@@ -26,6 +26,8 @@ class ReadyIndex:
         self._dependents: dict[JobKey, set[JobKey]] = {}
         self._touched: set[JobKey] | None = None
         self._refreshing = asyncio.Lock()
+        self._products: set[str] = set()
+        self._listed = False
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[Job], None]] = []
 
@@ -33,7 +35,15 @@ class ReadyIndex:
         """Called with each job that became claimable."""
         self._listeners.append(listener)
 
+    async def products(self, store: Store) -> list[str]:
+        """Those with jobs, in order: listed once, then kept by notes and refreshes, since listing is costly."""
+        if not self._listed:
+            self._products |= {name async for name in all_partitions(store, JOBS)}
+            self._listed = True
+        return sorted(self._products)
+
     def note(self, job: Job, _events: tuple[EventDoc, ...] = ()) -> None:
+        self._products.add(job.product_id)
         known = self._jobs.get(job.key)
         if known is not None and known.seq >= job.seq:
             return
@@ -97,7 +107,8 @@ class ReadyIndex:
         self._touched = set()
         try:
             found: set[JobKey] = set()
-            async for product_id in all_partitions(store, JOBS):
+            self._listed = False
+            for product_id in await self.products(store):
                 async for job in jobs_in(store, product_id, *INDEXED_STAGES):
                     found.add(job.key)
                     if job.key not in self._touched:

@@ -11,8 +11,8 @@ from coordinator.domain.dag import waits_for
 from coordinator.domain.ops import FollowUp
 from coordinator.domain.retry import exhausted
 from coordinator.domain.table import Action
-from coordinator.store.port import JOBS, Where
-from coordinator.store.queries import all_partitions, jobs_in, jobs_where, read_job
+from coordinator.store.port import Where
+from coordinator.store.queries import jobs_in, jobs_where, read_job
 from coordinator.transact import Applied
 from runtime.loop import left_to_the_next_run
 from schemas.base import timestamp_text
@@ -52,7 +52,7 @@ class Promoter:
     async def run_once(self, now: datetime) -> Counter[str]:
         """Everything there is, bounded by MOVED_MAX; gives how many, by action."""
         moved: Counter[str] = Counter()
-        async for product_id in all_partitions(self._ctx.store, JOBS):
+        for product_id in await self._ctx.ready.products(self._ctx.store):
             async for job in self._waiting(product_id, now):
                 if moved.total() >= MOVED_MAX:
                     return moved

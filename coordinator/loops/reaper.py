@@ -10,8 +10,7 @@ from coordinator.context import Context
 from coordinator.domain import lease as lease_rules
 from coordinator.domain.ops import Cause
 from coordinator.ending import end_term
-from coordinator.store.port import JOBS
-from coordinator.store.queries import all_partitions, jobs_in, read_factory, read_lease
+from coordinator.store.queries import jobs_in, read_factory, read_lease
 from coordinator.transact import Applied
 from runtime.loop import left_to_the_next_run
 from schemas.job import Job, Stage
@@ -29,7 +28,7 @@ class Reaper:
     async def run_once(self, now: datetime) -> Counter[str]:
         """Ends at most ENDED_MAX terms; gives how many, by cause."""
         ended: Counter[str] = Counter()
-        async for product_id in all_partitions(self._ctx.store, JOBS):
+        for product_id in await self._ctx.ready.products(self._ctx.store):
             async for job in jobs_in(self._ctx.store, product_id, Stage.ASSIGNED, Stage.BUILDING):
                 if ended.total() >= ENDED_MAX:
                     return ended

@@ -8,7 +8,7 @@ from datetime import datetime
 from coordinator.context import Context
 from coordinator.handlers.factories import refresh_roster
 from coordinator.store.port import JOBS, Guarded, Indefinite, Where
-from coordinator.store.queries import all_partitions, jobs_where, read_job
+from coordinator.store.queries import jobs_where, read_job
 from runtime.loop import left_to_the_next_run
 from schemas.ids import JobKey
 
@@ -30,7 +30,7 @@ class Sweeper:
 
     async def _project_left_over(self) -> int:
         done = 0
-        async for product_id in all_partitions(self._ctx.store, JOBS):
+        for product_id in await self._ctx.ready.products(self._ctx.store):
             async for job in jobs_where(self._ctx.store, product_id, Where("pendingEvents", ">", 0)):
                 if done >= SWEPT_MAX:
                     return done

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import pytest
 
-from coordinator.store.port import JOBS, Store, StoreError, StoreFull
+from coordinator.store.port import JOBS, Indefinite, Store, StoreError, StoreFull
 from coordinator.store.sqlite import SCHEMA_VERSION, SqliteStore
 from tests.contract.store_contract import StoreContract, at, created, job
 
@@ -85,6 +85,40 @@ class TestSqliteStore(StoreContract):
         assert [written.ok for written in answers] == [True, True, False, True]
         assert await store.read(at("a")) is not None
         assert await store.read(at("b")) is not None
+
+    async def test_a_write_that_cannot_be_made_is_refused_and_the_writer_goes_on(self, store: Store) -> None:
+        etag = await created(store, job())
+        beyond_sqlite = "9" * 30
+        answers = await asyncio.gather(
+            store.create(JOBS, job("a")),
+            store.update(JOBS, job(stage="assigned"), beyond_sqlite),
+            store.create(JOBS, job("b")),
+            return_exceptions=True,
+        )
+        assert [isinstance(answer, StoreError) for answer in answers] == [False, True, False]
+        assert "this write cannot be made" in str(answers[1])
+        assert not isinstance(answers[1], Indefinite)
+        assert (await store.update(JOBS, job(stage="assigned"), etag)).ok
+        assert await store.read(at("a")) is not None
+        assert await store.read(at("b")) is not None
+
+    async def test_what_is_asked_while_the_store_closes_is_answered_or_refused(self, tmp_path: Path) -> None:
+        store = SqliteStore(tmp_path)
+        await store.open()
+        before = asyncio.create_task(store.create(JOBS, job("a")))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)  # the end of the writer's queue is set
+        with pytest.raises(StoreError, match="the store is closed"):
+            async with asyncio.timeout(5):
+                await store.create(JOBS, job("b"))
+        assert (await before).ok
+        await closing
+        again = SqliteStore(tmp_path)
+        await again.open()
+        assert await again.read(at("a")) is not None
+        assert await again.read(at("b")) is None
+        await again.close()
 
     async def test_a_failed_fsync_ends_the_process(self, tmp_path: Path) -> None:
         ended = []

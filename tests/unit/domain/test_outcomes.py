@@ -205,8 +205,9 @@ def test_a_cancel_of_what_waits_for_its_retry_ends_the_waiting() -> None:
 def test_a_requeue_by_a_person_gives_all_tries_back_and_keeps_age_and_checkpoint() -> None:
     spent = then(with_retries(0), checkpoint, reports(Outcome.TIMEOUT), follow_up(Action.BURY))
     job = then(spent, operate(Action.REQUEUE), now=LATER)
-    assert (job.retries.used, job.lost_in_a_row, job.not_before) == (0, 0, None)
+    assert (job.retries.used, job.not_before) == (0, None)
     assert (job.checkpoint, job.waiting_since) == (spent.checkpoint, spent.waiting_since)
+    assert then(_lost(building(), Cause.EXPIRED, 5), operate(Action.REQUEUE)).lost_in_a_row == 0
 
 
 def _lost(job: Job, cause: Cause, times: int) -> Job:
@@ -232,6 +233,12 @@ def test_a_new_checkpoint_ends_the_row_of_losses() -> None:
     assert job.lost_in_a_row == 0
     assert _lost(job, Cause.EXPIRED, 4).stage is Stage.QUEUED
     assert _lost(job, Cause.EXPIRED, 5).stage is Stage.DEAD_LETTER
+
+
+@pytest.mark.parametrize("outcome", [Outcome.RELEASED, Outcome.QUOTA_EXHAUSTED, Outcome.TIMEOUT, Outcome.OK])
+def test_a_holder_that_speaks_at_the_end_ends_the_row_of_losses(outcome: Outcome) -> None:
+    job = then(_lost(building(), Cause.EXPIRED, 4), claim, start, reports(outcome))
+    assert job.lost_in_a_row == 0
 
 
 @pytest.mark.parametrize("cause", [Cause.MISSING, Cause.NOT_STARTED])

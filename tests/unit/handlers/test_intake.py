@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from coordinator.context import Context
+from coordinator.handlers.actions import act
 from coordinator.handlers.intake import Submission, Submitted, submit
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import JOBS, Address, Query
 from runtime.settings import Flags
 from schemas.errors import ErrorCode, FleetError
-from schemas.ids import body_id, job_id_for
+from schemas.ids import JobKey, body_id, job_id_for
 from schemas.job import Stage
 from schemas.manifest import BODY_INLINE_MAX
 from tests.support.faulty import FaultyStore, answer_lost, never_applied
@@ -248,6 +249,22 @@ async def test_a_dep_that_names_a_document_which_is_no_job_is_unknown(name: str)
     name = body_id(job.id, job.manifest_sha256) if name == "body" else name
     refused = await refusal(ctx, manifest(deps=f'["{name}"]'))
     assert (refused.code, refused.detail["found"]) == (ErrorCode.INVALID_MANIFEST, name)
+
+
+@pytest.mark.parametrize("way", ["claim", "cancel"])
+@in_virtual_time
+async def test_a_document_that_is_no_job_can_be_neither_claimed_nor_cancelled(way: str) -> None:
+    """`ledger` is a legal id, and lies where the jobs lie."""
+    ctx = coordinator()
+    ctx.flags = Flags(budgets=True)
+    await submitted(ctx)
+    factory = await FakeFactory(ctx).joined()
+    with pytest.raises(FleetError) as refused:
+        if way == "claim":
+            await factory.claim("r1", product_id=PRODUCT, job_id="ledger")
+        else:
+            await act(ctx, JobKey(PRODUCT, "ledger"), "cancel", "operator:ann", "k1")
+    assert refused.value.code is ErrorCode.NOT_FOUND
 
 
 @in_virtual_time

@@ -68,11 +68,14 @@ def test_the_lock_of_a_killed_process_is_free_though_its_pid_still_stands_there(
 
 def test_a_program_that_was_started_meanwhile_does_not_inherit_the_lock(tmp_path: Path) -> None:
     lock = LockFile(tmp_path / "lock")
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as process:
+    program = [sys.executable, "-c", "print('up', flush=True); input()"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(program, text=True, close_fds=False, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == "up\n"
         lock.release()
         LockFile(tmp_path / "lock").release()
         assert process.poll() is None
-        process.communicate(b"\n")
+        process.communicate("\n")
 
 
 @pytest.mark.parametrize("text", ["", "not a pid\n", "\0\0\0", "9" * 50])

@@ -119,6 +119,12 @@ def test_every_obstacle_of_a_factory_is_told_not_just_the_first() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("seconds", "gated"), [(-1, False), (0, False), (1, True)])
+def test_a_credential_is_gated_until_its_time_and_no_longer(seconds: int, gated: bool) -> None:
+    view = factory(gated={Engine.SHELL: NOW + timedelta(seconds=seconds), Engine.CLAUDE: NOW + timedelta(days=1)})
+    assert bool(obstacles(job(), view, snapshot(view))) == gated
+
+
 @pytest.mark.parametrize(
     ("root", "path", "inside"),
     [
