@@ -14,6 +14,7 @@ import orjson
 
 from bus.port import Bus, BusError
 from bus.subjects import ctl_subject, event_subject, roster_subject
+from runtime.loop import ended
 from schemas.job import Job
 from schemas.messages import Control, RosterNote
 from schemas.projections import EventDoc
@@ -39,9 +40,7 @@ class Outward:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await ended(self._task)
 
     def after_commit(self, job: Job, events: tuple[EventDoc, ...]) -> None:
         for event in events:

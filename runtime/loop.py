@@ -16,6 +16,12 @@ log = logging.getLogger(__name__)
 RunOnce = Callable[[datetime], Awaitable[Any]]
 
 
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Cancels a task and returns when it is over. Whoever is cancelled while waiting here is told so."""
+    task.cancel()
+    await asyncio.wait({task})
+
+
 @contextlib.contextmanager
 def left_to_the_next_run(what: str) -> Iterator[None]:
     """One bad item of a loop must not keep the loop from the others."""
@@ -45,9 +51,7 @@ class Service:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await ended(self._task)
             self._task = None
 
     async def _run(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -37,8 +38,9 @@ class Timers:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if getattr(self, field.name) <= 0:
-                raise SettingsError(f"{field.name} is {getattr(self, field.name)}: it must be above 0")
+            value = getattr(self, field.name)
+            if not (math.isfinite(value) and value > 0):
+                raise SettingsError(f"{field.name} is {value}: it must be a number of seconds above 0")
         margin = self.trust_margin_s
         relations = {
             "2/3 of lease_ttl_s, less trust_margin_s, must exceed 2 heartbeats and rpc_timeout_s": (

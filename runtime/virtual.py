@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+CLOCK_RESOLUTION_S = 1e-6
+
 
 class Deadlock(RuntimeError):
     """Nothing is ready and no timer is set: the virtual world stands still."""
@@ -37,6 +39,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jumps = _JumpingSelector()
         super().__init__(self._jumps)
+        # asyncio's is one nanosecond, which vanishes beside some months of seconds in a float
+        self._clock_resolution = CLOCK_RESOLUTION_S
 
     def time(self) -> float:
         return self._jumps.jumped_s

@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic.alias_generators import to_camel
 
 
 def in_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError("a timestamp needs an offset, such as a final Z")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a timestamp lies between the years 1 and 9999, in UTC") from None
 
 
 def timestamp_text(moment: datetime) -> str:
@@ -23,6 +26,10 @@ def timestamp_text(moment: datetime) -> str:
 Timestamp = Annotated[
     datetime, AfterValidator(in_utc), PlainSerializer(timestamp_text, return_type=str, when_used="json")
 ]
+
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Money = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]  # USD
 
 
 def validation_sentence(error: ValidationError) -> str:

@@ -65,4 +65,7 @@ class FleetError(Exception):
             code = ErrorCode(str(doc.get("code")))
         except ValueError:
             code = ErrorCode.INTERNAL
-        return cls(code, str(doc.get("message", "")), **dict(doc.get("detail") or {}))
+        error = cls(code, str(doc.get("message", "")))
+        detail = doc.get("detail")
+        error.detail = dict(detail) if isinstance(detail, dict) else {}
+        return error

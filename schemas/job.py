@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -95,11 +95,15 @@ class Holder(Schema):
     request_id: str
 
 
+GitRef = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^-\s]\S*$")]
+GitCommit = Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
+
+
 class Checkpoint(Schema):
     """Work in progress that outlives its holder: a commit, reachable as `ref` in the job's repository."""
 
-    ref: str
-    commit: str
+    ref: GitRef
+    commit: GitCommit
     at: Timestamp
     lease_epoch: int = 0  # the term that saved it; within a term, numbers only rise
     number: int = 0

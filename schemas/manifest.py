@@ -21,6 +21,7 @@ from schemas.job import Budget, Engine, Priority, Retries
 MANIFEST_BYTES_MAX = 256 * 1024
 BODY_INLINE_MAX = 16 * 1024
 LIST_ITEMS_MAX = 64
+WARNINGS_MAX = 50
 TEXT_LENGTH_MAX = 2000
 TITLE_LENGTH_MAX = 120
 RETRIES_MAX = 20
@@ -28,6 +29,7 @@ REVIEWS_MAX = 20
 TIMEOUT_DEFAULT_S = 3600.0
 TIMEOUT_MAX_S = 7 * 24 * 3600.0
 
+YES, NO = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
 UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _duration = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])")
 _fence = re.compile(r"\A---[ \t]*\r?\n(.*?)(?<![^\n])---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
@@ -83,6 +85,7 @@ class _Value(NamedTuple):
 
     key: str
     node: yaml.Node
+    key_line: int = 0
 
     @property
     def line(self) -> int:
@@ -99,6 +102,8 @@ class _Value(NamedTuple):
         value = str(self.node.value)
         if not value.strip() or len(value) > TEXT_LENGTH_MAX or self.node.tag.endswith(":null") or "\0" in value:
             raise self.wrong(allowed)
+        if not _is_text(value):
+            raise self.wrong(allowed, ascii(value))
         return value
 
     def checked(self, check: Callable[[str], str], allowed: str) -> str:
@@ -115,9 +120,10 @@ class _Value(NamedTuple):
         return value
 
     def flag(self) -> bool:
-        if not isinstance(self.node, yaml.ScalarNode) or not self.node.tag.endswith(":bool"):
+        word = str(self.node.value).lower() if isinstance(self.node, yaml.ScalarNode) else ""
+        if not self.node.tag.endswith(":bool") or word not in YES | NO:
             raise self.wrong("true | false")
-        return str(self.node.value).lower() in ("true", "yes", "on")
+        return word in YES
 
     def whole(self, least: int, most: int) -> int:
         allowed = f"a whole number from {least} to {most}"
@@ -157,6 +163,15 @@ class _Value(NamedTuple):
         return values
 
 
+def _is_text(value: str) -> bool:
+    """A lone surrogate is no character: it can be neither hashed nor stored."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _mapping(node: yaml.MappingNode, prefix: str = "") -> dict[str, _Value]:
     values: dict[str, _Value] = {}
     for key_node, value_node in node.value:
@@ -164,9 +179,11 @@ def _mapping(node: yaml.MappingNode, prefix: str = "") -> dict[str, _Value]:
         if not isinstance(key_node, yaml.ScalarNode):
             raise ManifestError(line, None, "a key that is no plain word", "key: value")
         key = str(key_node.value)
+        if not _is_text(key):
+            raise ManifestError(line, None, ascii(key), "a key of characters")
         if key in values:
             raise ManifestError(line, prefix + key, "the key a second time", "each key once")
-        values[key] = _Value(prefix + key, value_node)
+        values[key] = _Value(prefix + key, value_node, line)
     return values
 
 
@@ -191,12 +208,17 @@ def _front_matter(text: str) -> tuple[yaml.MappingNode, str, str]:
     try:
         # the newline stands for the opening line, so that marks count the manifest's own lines
         node = yaml.compose("\n" + match[1], Loader=yaml.SafeLoader)
+    except yaml.reader.ReaderError as error:
+        line = match[1].count("\n", 0, max(0, error.position - 1)) + 2
+        raise ManifestError(line, None, f"the character {error.character!r}", "printable characters") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ManifestError(mark.line + 1 if mark else 1, None, f"broken YAML ({problem})", "YAML keys") from None
     except RecursionError:
         raise ManifestError(1, None, "YAML nested too deeply", "flat keys") from None
+    except (ValueError, OverflowError) as error:  # the parser's own, on an escape or a version out of range
+        raise ManifestError(1, None, f"broken YAML ({error})", "YAML keys") from None
     if not isinstance(node, yaml.MappingNode):
         raise ManifestError(2, None, "front matter that is no mapping", "YAML keys, 'engine' among them")
     return node, text[: match.end()], text[match.end() :]
@@ -292,13 +314,12 @@ def parse_manifest(raw: bytes) -> Manifest:
     parsed.setdefault("review", 0 if verified else 1)
     parsed.setdefault("ship", "auto" if verified and not parsed["review"] else "manual")
     parsed.setdefault("title", _title(body))
-    unknown = [
-        f"line {v.line}: unknown key '{k}' is kept but has no effect" for k, v in values.items() if k not in _READERS
-    ]
+    unknown = [(key, value) for key, value in values.items() if key not in _READERS]
+    warnings = [f"line {value.key_line}: unknown key '{key}' is kept but has no effect" for key, value in unknown]
     return Manifest(
         **parsed,
         snapshot=snapshot,
         body=body,
         sha256=hashlib.sha256(raw).hexdigest(),
-        warnings=tuple(unknown),
+        warnings=tuple(warnings[:WARNINGS_MAX]),
     )

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from schemas.base import Schema, Timestamp
+from schemas.base import Count, Schema, Timestamp
 from schemas.factory import Health, Transport
 from schemas.ids import Id, Name, RequestId
-from schemas.job import Budget, Checkpoint, Engine, Outcome, Result
+from schemas.job import Budget, Checkpoint, Engine, GitCommit, GitRef, Outcome, Result
 from schemas.projections import Insights
 
 VERSION = 1
@@ -19,7 +19,7 @@ LOG_CHUNK_MAX = 64 * 1024
 
 Seats = Annotated[int, Field(ge=0, le=SEATS_MAX)]
 SessionId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-SessionNo = Annotated[int, Field(ge=0)] | None  # None: the number of the session that `sessionId` names
+SessionNo = Count | None  # None: the number of the session that `sessionId` names
 ShortText = Annotated[str, Field(max_length=200)]
 LongText = Annotated[str, Field(max_length=SUMMARY_LENGTH_MAX)]
 
@@ -48,13 +48,13 @@ class TermRef(Schema):
 
     product_id: Name
     job_id: Id
-    lease_epoch: Annotated[int, Field(ge=1)]
+    lease_epoch: Annotated[int, Field(ge=1, le=2**53)]
 
 
 class FromFactory(Message):
     factory_id: Name
     session_id: SessionId = "rest"
-    ask_no: Annotated[int, Field(ge=0)] = 0
+    ask_no: Count = 0
 
 
 class FromHolder(FromFactory, TermRef):
@@ -62,7 +62,7 @@ class FromHolder(FromFactory, TermRef):
 
 
 class HelloRequest(FromFactory):
-    session_no: Annotated[int, Field(ge=1)] | None = None  # None: the counter's file is lost
+    session_no: Annotated[int, Field(ge=1, le=2**53)] | None = None  # None: the counter's file is lost
     takeover: bool = False
     capabilities: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
     engines: tuple[Engine, ...] = ()
@@ -71,7 +71,7 @@ class HelloRequest(FromFactory):
     transport: Transport = Transport.REST
     version: ShortText = ""
     os: ShortText = ""
-    free_disk_bytes: int | None = None
+    free_disk_bytes: Count | None = None
 
 
 class HelloAnswer(Message):
@@ -146,9 +146,9 @@ class TermAnswer(Message):
 
 
 class CheckpointRequest(FromHolder):
-    number: Annotated[int, Field(ge=1)]
-    ref: ShortText
-    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
+    number: Annotated[int, Field(ge=1, le=2**53)]
+    ref: GitRef
+    commit: GitCommit
     local: bool = False
 
 
@@ -156,7 +156,7 @@ class LogChunk(Message, TermRef):
     """Output of one term: `offset` in bytes from its beginning, over bus and REST alike."""
 
     session_id: SessionId = "rest"
-    offset: Annotated[int, Field(ge=0)]
+    offset: Count
     text: Annotated[str, Field(max_length=LOG_CHUNK_MAX)]
 
 
@@ -206,12 +206,12 @@ class HeartbeatRequest(FromFactory):
     pending: Annotated[tuple[RequestId, ...], Field(max_length=SEATS_MAX)] = ()
     seat_limit: Annotated[int, Field(ge=1, le=SEATS_MAX)] = 1
     seats_used: Seats = 0
-    load: Annotated[float, Field(ge=0)] = 0.0
+    load: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     health: Health = Health.HEALTHY
     transport: Transport = Transport.REST
     draining: bool = False
     engines: tuple[Engine, ...] | None = None
-    free_disk_bytes: int | None = None
+    free_disk_bytes: Count | None = None
 
 
 class HeldTerm(TermRef):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from schemas.base import Schema, Timestamp
+from schemas.base import Count, Money, Schema, Timestamp
 
 
 class EventDoc(Schema):
@@ -47,10 +47,10 @@ class LeaseDoc(Schema):
 
 
 class Insights(Schema):
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost_usd: float = 0.0
-    diff: dict[str, int] = {}
+    tokens_in: Count = 0
+    tokens_out: Count = 0
+    cost_usd: Money = 0.0
+    diff: dict[str, Count] = {}
 
 
 class Choice(Schema):

@@ -21,7 +21,8 @@ def retry_at(retries_before: Retries, outcome: Outcome, now: datetime, jitter: f
     """When the next try is due: doubling from `backoffS`, plus up to a fifth. None: there is none."""
     if outcome not in CHARGED or retries_before.used >= retries_before.max:
         return None
-    wait_s = min(retries_before.backoff_s * 2**retries_before.used, BACKOFF_MAX_S)
+    longest_s = max(BACKOFF_MAX_S, retries_before.backoff_s)
+    wait_s = min(retries_before.backoff_s * 2**retries_before.used, longest_s)
     return now + timedelta(seconds=wait_s * (1 + JITTER_SHARE * jitter))
 
 

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from coordinator.context import Context
 from coordinator.domain.dag import first_cycle, waits_for
-from coordinator.store.port import JOBS, Doc, Indefinite
+from coordinator.store.port import JOBS, Doc, Indefinite, StoreError
 from coordinator.store.queries import read_job
 from schemas.base import timestamp_text
-from schemas.errors import ErrorCode, FleetError
+from schemas.errors import ERRORS, ErrorCode, FleetError
 from schemas.guards import LedgerGuard
 from schemas.ids import LEDGER_ID, JobKey, body_id, job_id_for, submit_op
 from schemas.job import Job, Stage
@@ -143,8 +143,11 @@ async def _submit_item(
     actor: str,
 ) -> Submitted | FleetError:
     manifest, key, idempotency_key, warnings = item
-    if any(isinstance(answer, FleetError) for answer in needed):
+    refused = [answer for answer in needed if isinstance(answer, FleetError)]
+    if any(ERRORS[error.code].definite for error in refused):
         return FleetError(ErrorCode.INVALID_MANIFEST, "a dep in the same batch was refused", key="deps")
+    if refused:
+        return FleetError(ErrorCode.UNAVAILABLE, "whether a dep in the same batch was stored is not known: ask again")
     try:
         known = await _known(ctx, key, manifest)
         if known is not None:
@@ -155,6 +158,8 @@ async def _submit_item(
         return await _create(ctx, manifest, key, idempotency_key, deps, actor, warnings)
     except FleetError as error:
         return error
+    except StoreError as error:
+        return FleetError(ErrorCode.UNAVAILABLE, f"the store did not answer: {error}")
 
 
 async def _known(ctx: Context, key: JobKey, manifest: Manifest) -> Job | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from coordinator import leases
 from coordinator.context import Context
 from coordinator.domain.ops import End, HolderOp, SaveCheckpoint, Start
@@ -27,6 +29,8 @@ from schemas.messages import (
     StartRequest,
     TermAnswer,
 )
+
+QUOTA_GATE_S = 15 * 60.0  # where nobody knows when a credential is good again
 
 
 def _key(request: FromHolder) -> JobKey:
@@ -101,7 +105,7 @@ async def checkpoint(ctx: Context, request: CheckpointRequest) -> TermAnswer:
 
 async def release(ctx: Context, request: ReleaseRequest) -> EndAnswer:
     result = Result(outcome=request.outcome, summary=request.reason)
-    return await _end(ctx, request, Action.RELEASE, result, checkpoint=request.checkpoint)
+    return await _end(ctx, request, Action.RELEASE, result, checkpoint=_own(request, request.checkpoint))
 
 
 async def report(ctx: Context, request: ReportRequest) -> ReportAnswer:
@@ -109,14 +113,15 @@ async def report(ctx: Context, request: ReportRequest) -> ReportAnswer:
     end: EndAnswer | None = None
     end_error: FleetError | None = None
     try:
-        op_fields = {"insights": request.insights, "checkpoint": request.checkpoint}
+        op_fields = {"insights": request.insights, "checkpoint": _own(request, request.checkpoint)}
         end = await _end(ctx, request, Action.REPORT, request.result, **op_fields)
     except FleetError as error:
         end_error = error
-    if end is not None and request.result.outcome is Outcome.QUOTA_EXHAUSTED and request.resets_at is not None:
+    if end is not None and request.result.outcome is Outcome.QUOTA_EXHAUSTED:
+        until = request.resets_at or ctx.clock.now() + timedelta(seconds=QUOTA_GATE_S)
         stored = await read_job(ctx.store, _key(request))
         if stored is not None:
-            await gate_engine(ctx, request.factory_id, stored.job.engine, request.resets_at)
+            await gate_engine(ctx, request.factory_id, stored.job.engine, until)
     next_answer, next_error = await _next(ctx, request)
     return ReportAnswer(
         report=end,
@@ -124,6 +129,13 @@ async def report(ctx: Context, request: ReportRequest) -> ReportAnswer:
         next=next_answer,
         next_error=next_error.to_doc() if next_error else None,
     )
+
+
+def _own(request: FromHolder, checkpoint: Checkpoint | None) -> Checkpoint | None:
+    """Nobody can say that the work lies on another's machine: then nobody else could go on with it."""
+    if checkpoint is None or checkpoint.local is None:
+        return checkpoint
+    return checkpoint.model_copy(update={"local": request.factory_id})
 
 
 async def _next(ctx: Context, request: ReportRequest) -> tuple[ClaimAnswer | None, FleetError | None]:

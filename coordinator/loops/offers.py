@@ -21,6 +21,7 @@ from bus.subjects import ANY, offer_subject
 from coordinator.context import Context
 from coordinator.scheduler.plan import ranked_factories
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
+from runtime.loop import ended
 from schemas.factory import Transport
 from schemas.ids import JobKey
 from schemas.job import Job
@@ -57,9 +58,7 @@ class Offers:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await ended(self._task)
 
     def queued(self, job: Job) -> None:
         """A job became claimable: it is offered at once."""

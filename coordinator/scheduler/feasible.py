@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from typing import NamedTuple
 
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
@@ -18,6 +19,8 @@ class Obstacle(NamedTuple):
 
 
 def under(root: str, path: str) -> bool:
+    """Whether the path, with every `..` resolved, lies in the root."""
+    path = posixpath.normpath(path)
     return path == root or path.startswith(root.rstrip("/") + "/")
 
 

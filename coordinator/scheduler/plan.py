@@ -22,11 +22,16 @@ def tier(job: Job, now: datetime) -> int:
 
 
 def ranked_jobs(jobs: Iterable[Job], factory: FactoryView, snapshot: Snapshot) -> list[Job]:
-    """The jobs that this factory can be given, best first: tier, score, age, id."""
+    """The jobs that this factory can be given, best first: tier, then those that starve, score, age, id.
 
-    def position(job: Job) -> tuple[int, float, datetime, str, str]:
-        total = score(job, factory, snapshot).total
-        return tier(job, snapshot.now), -total, job.waiting_since, job.product_id, job.id
+    A job starves when it has waited twice the time after which waiting costs it nothing; then only age counts,
+    since a steady stream of better fits could keep it back for ever.
+    """
+
+    def position(job: Job) -> tuple[int, bool, float, datetime, str, str]:
+        starves = age_s(job, snapshot.now) >= 2 * STARVATION_S
+        rank = 0.0 if starves else -score(job, factory, snapshot).total
+        return tier(job, snapshot.now), not starves, rank, job.waiting_since, job.product_id, job.id
 
     return sorted((job for job in jobs if not obstacles(job, factory, snapshot)), key=position)
 
@@ -41,7 +46,8 @@ def choice_of(job: Job, factory: FactoryView, snapshot: Snapshot) -> Choice:
     """The record of why this factory: it and its rivals, each with its terms. The rule has no chance in it."""
     chosen = score(job, factory, snapshot)
     rivals = [one for one in ranked_factories(job, snapshot) if one.factory_id != factory.id]
-    candidates = sorted([chosen, *rivals], key=lambda one: (-one.total, one.factory_id))[:CANDIDATES_KEPT_MAX]
+    kept = [chosen, *rivals[: CANDIDATES_KEPT_MAX - 1]]
+    candidates = sorted(kept, key=lambda one: (-one.total, one.factory_id))
     return Choice(
         candidates=tuple(
             {"factoryId": one.factory_id, "score": round(one.total, 6), "terms": one.terms} for one in candidates

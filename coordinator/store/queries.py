@@ -45,8 +45,11 @@ def job_address(key: JobKey) -> Address:
 
 
 async def read_job(store: Store, key: JobKey) -> StoredJob | None:
+    """None where there is none; a guard or a body, which lie in the same partition, is no job."""
     stored = await store.read(job_address(key))
-    return None if stored is None else StoredJob(Job.model_validate(stored.doc), stored.etag)
+    if stored is None or "stage" not in stored.doc:
+        return None
+    return StoredJob(Job.model_validate(stored.doc), stored.etag)
 
 
 async def read_guard(store: Store, product_id: str, guard_id: str) -> Stored | None:

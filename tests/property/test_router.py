@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -208,17 +207,12 @@ def test_before_an_hour_a_low_job_stands_behind_every_high_one(old: Job, fresh: 
     assert ranked[-1] == young
 
 
-STARVES = "SPEC §10 ranks by score within a tier, where budget, fit and affinity can outweigh any age: to be decided"
-
-
-@pytest.mark.xfail(reason=STARVES, strict=True)
 def test_enough_waiting_lifts_a_job_before_fresh_ones_even_when_its_own_budget_is_spent() -> None:
     old = job("old", waited_s=30 * 86400.0, budget=Budget(usd=10), spend=Spend(usd=10), priority=Priority.LOW)
     fresh = job("fresh", repo="a.git", capabilities=tuple(CAPABILITIES), priority=Priority.HIGH)
     assert waited_first_of([fresh], old)
 
 
-@pytest.mark.xfail(reason=STARVES, strict=True)
 def test_enough_waiting_lifts_a_job_before_those_that_have_waited_ten_minutes() -> None:
     old = job("old", waited_s=30 * 86400.0, priority=Priority.LOW)
     fitting = job("fitting", waited_s=600.0, repo="a.git", capabilities=tuple(CAPABILITIES), priority=Priority.HIGH)

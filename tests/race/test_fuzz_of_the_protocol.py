@@ -28,7 +28,7 @@ from runtime.clock import LoopClock
 from runtime.entropy import Entropy
 from runtime.settings import Flags
 from runtime.virtual import run_virtual
-from schemas.errors import FleetError
+from schemas.errors import ErrorCode, FleetError
 from schemas.guards import LedgerGuard
 from schemas.ids import LEDGER_ID, JobKey, end_op, run_id
 from schemas.job import Job, Outcome
@@ -47,6 +47,7 @@ KINDS: tuple[dict[str, str], ...] = (
     {"budget": "{usd: 3}", "lock": "l"},
     {"budget": "{usd: 3}", "lock": "m", "verify": '"true"'},
 )
+OUTCOMES = (Outcome.OK, Outcome.ENGINE_FAILED, Outcome.QUOTA_EXHAUSTED, Outcome.BUDGET, Outcome.RELEASED)
 TICK_S = 0.01  # delays are multiples of it, so that things do happen at the same moment
 
 Message = Callable[[Context], Awaitable[Any]]
@@ -59,6 +60,7 @@ class Witness:
         self.wrongs: list[str] = []
         self.last: dict[str, Doc] = {}
         self.acknowledged: set[tuple[str, str]] = set()  # job, op id
+        self.fenced: set[tuple[str, str, str]] = set()  # op id, actor, session: told that it does not count
         self._holders: dict[tuple[str, int], tuple[str, int, str]] = {}
 
     def wrong(self, what: str) -> None:
@@ -253,7 +255,7 @@ class Walk:
         if not self.grants:
             return
         factory, grant = self.chance.choice(self.grants[-8:])
-        match self.chance.choice(("start", "renew", "checkpoint", "report", "release", "heartbeat")):
+        match self.chance.choice(("start", "renew", "checkpoint", "end", "end", "heartbeat")):
             case "start":
                 await self._sent(lambda ctx: factory.on(ctx).start(grant))
             case "renew":
@@ -261,27 +263,34 @@ class Walk:
             case "checkpoint":
                 number = self.chance.randrange(1, 9)
                 await self._sent(lambda ctx: factory.on(ctx).checkpoint(grant, number))
-            case "report":
-                outcome = self.chance.choice(
-                    (Outcome.OK, Outcome.ENGINE_FAILED, Outcome.QUOTA_EXHAUSTED, Outcome.BUDGET)
-                )
-                cost = {"costUsd": 1.0}
-                answer = await self._sent(lambda ctx: factory.on(ctx).report(grant, outcome, insights=cost))
-                if answer is not None and answer.report is not None:
-                    self.witness.acknowledged.add((grant.job_id, end_op(grant.job_id, grant.lease_epoch)))
-            case "release":
-                if await self._sent(lambda ctx: factory.on(ctx).release(grant)) is not None:
-                    self.witness.acknowledged.add((grant.job_id, end_op(grant.job_id, grant.lease_epoch)))
+            case "end":
+                outcome = self.chance.choice(OUTCOMES)
+                await self._sent(lambda ctx: self._end(ctx, factory, grant, outcome))
             case _:
                 request = factory.heartbeat_request(*([grant] if self.chance.random() < 0.7 else []))
                 await self._sent(lambda ctx: factories.heartbeat(ctx, request))
+
+    async def _end(self, ctx: Context, factory: FakeFactory, grant: Grant, outcome: Outcome) -> None:
+        said, op_id = factory.on(ctx), end_op(grant.job_id, grant.lease_epoch)
+        try:
+            if outcome is Outcome.RELEASED:
+                await said.release(grant)
+            else:
+                answer = await said.report(grant, outcome, insights={"costUsd": 1.0})
+                if answer.report_error is not None:
+                    raise FleetError(ErrorCode(answer.report_error["code"]), "of the report")
+        except FleetError as error:
+            if error.code is ErrorCode.FENCED:
+                self.witness.fenced.add((op_id, f"factory:{factory.id}", factory.session_id))
+            raise
+        self.witness.acknowledged.add((grant.job_id, op_id))
 
     async def _operates(self) -> None:
         if not self.submitted:
             return
         key = self.chance.choice(sorted(self.submitted))
         action = self.chance.choice((*actions.OPERATOR_ACTIONS, "requeue", "requeue"))
-        idempotency_key, lease_epoch = f"a{self.chance.randrange(30)}", self.chance.randrange(1, 5)
+        idempotency_key, lease_epoch = f"a{self.chance.randrange(4)}", self.chance.randrange(1, 5)
         answer: Applied | None = await self._sent(
             lambda ctx: actions.act(ctx, key, action, "operator:ann", idempotency_key, lease_epoch=lease_epoch)
         )
@@ -330,6 +339,9 @@ class Walk:
             wrong(f"{job.id} did twice: {doubled}")
         if lost := [op for job_id, op in self.witness.acknowledged if job_id == job.id and op not in ops]:
             wrong(f"{job.id} lost what it acknowledged: {lost}")
+        counted = {(event.op_id, event.actor, event.data.get("sessionId")) for event in events}
+        if denied := counted & self.witness.fenced:
+            wrong(f"{job.id} counts what it called fenced: {denied}")
 
     async def _check_terms(self, job: Job, events: list[EventDoc]) -> None:
         wrong = self.witness.wrong

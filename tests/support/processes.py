@@ -67,8 +67,7 @@ class CoordinatorProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(self._argv, stdout=output, stderr=output, env=self._env)
+        self._spawn()
 
         async def answers() -> bool:
             try:
@@ -78,6 +77,10 @@ class CoordinatorProcess:
                 return False
 
         await eventually(answers, within_s=30.0)
+
+    def _spawn(self) -> None:
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(self._argv, stdout=output, stderr=output, env=self._env)
 
     def kill(self) -> None:
         assert self._process is not None

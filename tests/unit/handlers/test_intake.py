@@ -259,11 +259,12 @@ async def test_a_document_that_is_no_job_can_be_neither_claimed_nor_cancelled(wa
     ctx.flags = Flags(budgets=True)
     await submitted(ctx)
     factory = await FakeFactory(ctx).joined()
+    asks = {
+        "claim": lambda: factory.claim("r1", product_id=PRODUCT, job_id="ledger"),
+        "cancel": lambda: act(ctx, JobKey(PRODUCT, "ledger"), "cancel", "operator:ann", "k1"),
+    }
     with pytest.raises(FleetError) as refused:
-        if way == "claim":
-            await factory.claim("r1", product_id=PRODUCT, job_id="ledger")
-        else:
-            await act(ctx, JobKey(PRODUCT, "ledger"), "cancel", "operator:ann", "k1")
+        await asks[way]()
     assert refused.value.code is ErrorCode.NOT_FOUND
 
 
