@@ -28,7 +28,8 @@ class LockFile:
             os.close(fd)
             raise AlreadyLocked(path, pid) from None
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        os.lseek(fd, 0, os.SEEK_SET)
+        os.write(fd, f"{os.getpid()}\n".encode())
         self._fd: int | None = fd
 
     def release(self) -> None:
@@ -38,7 +39,8 @@ class LockFile:
 
 
 def _pid_in(fd: int) -> int | None:
-    text = os.pread(fd, 32, 0).strip()
+    os.lseek(fd, 0, os.SEEK_SET)
+    text = os.read(fd, 32).strip()
     return int(text) if text.isdigit() else None
 
 

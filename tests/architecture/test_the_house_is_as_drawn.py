@@ -10,13 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from bus.none import NoBus
+from coordinator.context import make_context
 from coordinator.domain.table import TABLE
+from coordinator.feed import Feed
+from coordinator.http.app import make_app
+from coordinator.http.deps import Deps
+from coordinator.logs import LogFiles
+from coordinator.loops.offers import Offers
+from coordinator.store.memory import MemoryStore
 from coordinator.store.port import PARTITION_KEYS
+from runtime.clock import SystemClock
+from runtime.entropy import system_entropy
 from runtime.settings import Flags, Timers
+from schemas.errors import ERRORS
 from schemas.manifest import _READERS
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+API = (ROOT / "docs" / "api.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
@@ -65,6 +77,18 @@ def test_the_readme_names_every_manifest_key() -> None:
         key for row in table.splitlines() for key in re.findall(r"`(\w+)`", row.split("|")[1] if "|" in row else "")
     }
     assert named == set(_READERS)
+
+
+def test_the_table_of_routes_equals_the_routes() -> None:
+    ctx = make_context(MemoryStore(), SystemClock(), system_entropy())
+    app = make_app(Deps(ctx, NoBus(), Feed(), LogFiles(Path("nowhere")), Offers(ctx, NoBus()), alone=True))
+    served = {(method.upper(), path) for path, item in app.openapi()["paths"].items() for method in item}
+    assert set(re.findall(r"^\| ([A-Z]+) \| `(/[^`]*)` \|", API, re.MULTILINE)) == served
+
+
+def test_the_table_of_errors_equals_the_registry() -> None:
+    written = {code: int(status) for code, status in re.findall(r"^\| `(\w+)` \| (\d+) \|", API, re.MULTILINE)}
+    assert written == {str(code): spec.status for code, spec in ERRORS.items()}
 
 
 def test_every_container_is_partitioned_as_its_readers_expect() -> None:
