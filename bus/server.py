@@ -121,7 +121,7 @@ class NatsServer:
         self._config = config
         self._die_with_parent = die_with_parent
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = port or _free_port()
+        self.port = port or free_port()
 
     @property
     def url(self) -> str:
@@ -223,7 +223,7 @@ class NatsServer:
         return " | ".join(lines) or "it said nothing"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import httpx
 import orjson
 
-from bus.server import HOST, BrokerError, NatsServer
+from bus.server import HOST, BrokerError, NatsServer, free_port
 from deploy.local.secrets import Member, Secrets
 from runtime.children import dying_with_parent
 from runtime.lockfile import AlreadyLocked, LockFile
@@ -105,7 +104,7 @@ class LocalFleet:
         self.broker = NatsServer(
             data / "nats", self.secrets.broker_config(), port=settings.bus_port, die_with_parent=True
         )
-        self._port = settings.port or _free_port()
+        self._port = settings.port or free_port()
         self.coordinator = self._coordinator()
         self.factories = {member.id: self._factory(member) for member in settings.members}
 
@@ -198,10 +197,3 @@ class LocalFleet:
             *capabilities,
         ]
         return Child(member.id, argv, data / "log" / f"{member.id}.log", self._settings.env)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

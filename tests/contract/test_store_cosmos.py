@@ -2,7 +2,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -38,12 +38,9 @@ ALWAYS = 1000
 EVENT = {"id": "j1:1", "jobId": "j1", "productId": "p1", "seq": 1}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[CosmosServer]:
-    server = CosmosServer()
-    server.start()
-    yield server
-    server.stop()
+@pytest.fixture
+def server(cosmos_server: CosmosServer) -> CosmosServer:
+    return cosmos_server
 
 
 @pytest.fixture

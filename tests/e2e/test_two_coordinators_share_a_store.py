@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,32 +16,29 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("processes")
 
+Pair = tuple[CoordinatorProcess, CoordinatorProcess]
 CLAIMERS = [f"f{number}" for number in range(12)]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[CosmosServer]:
-    server = CosmosServer()
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-async def pair(server: CosmosServer, tmp_path: Path) -> AsyncIterator[tuple[CoordinatorProcess, CoordinatorProcess]]:
+async def pair(cosmos_server: CosmosServer, tmp_path: Path) -> AsyncIterator[Pair]:
     enrolled = Enrolled(tmp_path, CLAIMERS)
-    env = {"COSMOS_ENDPOINT": server.endpoint, "COSMOS_KEY": server.key, "COSMOS_DATABASE": f"test-{uuid4().hex}"}
+    env = {
+        "COSMOS_ENDPOINT": cosmos_server.endpoint,
+        "COSMOS_KEY": cosmos_server.key,
+        "COSMOS_DATABASE": f"test-{uuid4().hex}",
+    }
     pair = tuple(CoordinatorProcess(tmp_path, enrolled, "--store", "cosmos", env=env, name=name) for name in "ab")
     for coordinator in pair:
         await coordinator.start()
     yield pair  # type: ignore[misc]
-    await server.fault([])
+    await cosmos_server.fault([])
     for coordinator in pair:
         coordinator.end()
 
 
 async def test_concurrent_claims_over_two_processes_have_one_winner(
-    pair: tuple[CoordinatorProcess, CoordinatorProcess],
+    pair: Pair,
 ) -> None:
     job = await pair[0].submit(manifest(), "one")
 
@@ -61,11 +58,11 @@ async def test_concurrent_claims_over_two_processes_have_one_winner(
 
 
 async def test_a_coordinator_killed_between_commit_and_event_leaves_no_gap(
-    server: CosmosServer, pair: tuple[CoordinatorProcess, CoordinatorProcess]
+    cosmos_server: CosmosServer, pair: Pair
 ) -> None:
     first, second = pair
     job = await first.submit(manifest(), "one")
-    await server.fault([Fault(r"POST .*/colls/fleet_events/docs", "hang", 1000)])
+    await cosmos_server.fault([Fault(r"POST .*/colls/fleet_events/docs", "hang", 1000)])
     token = first.enrolled.factories["f0"]
     body = {"requestId": "r1", "productId": "shop", "jobId": job["id"], "engines": ["shell"]}
     asking = asyncio.create_task(first.ask("POST", "/api/fleet/claim", token, json=body))
@@ -77,7 +74,7 @@ async def test_a_coordinator_killed_between_commit_and_event_leaves_no_gap(
     await eventually(committed, within_s=20.0)
     first.kill()
     await asyncio.gather(asking, return_exceptions=True)
-    await server.fault([])  # queries are POSTs to the same place, so only now can the history be asked for
+    await cosmos_server.fault([])  # queries are POSTs to the same place, so only now can the history be asked for
     assert [event["seq"] for event in await second.history(job["id"])] == [1, 2]
 
     async def swept() -> bool:
@@ -91,7 +88,7 @@ async def test_a_coordinator_killed_between_commit_and_event_leaves_no_gap(
 
 
 async def test_a_job_submitted_at_one_coordinator_is_had_by_a_long_poll_at_the_other_without_a_bus(
-    pair: tuple[CoordinatorProcess, CoordinatorProcess],
+    pair: Pair,
 ) -> None:
     token = pair[0].enrolled.factories["f1"]
     waiting = asyncio.create_task(

@@ -16,8 +16,8 @@ import orjson
 import psutil
 import pytest
 
+from bus.server import free_port
 from tests.support.fleet import manifest
-from tests.support.processes import free_port
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("processes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
@@ -15,18 +15,10 @@ from tests.race.test_concurrent_claims_have_one_winner import ClaimRaces
 pytestmark = pytest.mark.xdist_group("cosmos")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[CosmosServer]:
-    server = CosmosServer()
-    server.start()
-    yield server
-    server.stop()
-
-
 class TestClaimRacesOnCosmos(ClaimRaces):
     @pytest.fixture
-    async def store(self, server: CosmosServer) -> AsyncIterator[Store]:
-        store = CosmosStore(server.endpoint, server.key, database=f"test-{uuid4().hex}", timeout_s=30.0)
+    async def store(self, cosmos_server: CosmosServer) -> AsyncIterator[Store]:
+        store = CosmosStore(cosmos_server.endpoint, cosmos_server.key, database=f"test-{uuid4().hex}", timeout_s=30.0)
         await store.open()
         yield store
         await store.close()

@@ -38,7 +38,7 @@ from tests.support.fleet import PRODUCT, FakeFactory, manifest
 from tests.support.racy import RacyStore
 
 SEEDS = range(20)
-SEEDS_TO_CATCH = range(12)
+SEEDS_TO_CATCH = range(40)  # it stops at the first that does
 WALKERS = 6
 STEPS = 40
 LATEST_S = 40.0  # how late a write may land
@@ -47,7 +47,7 @@ KINDS: tuple[dict[str, str], ...] = (
     {"budget": "{usd: 3}", "lock": "l"},
     {"budget": "{usd: 3}", "lock": "m", "verify": '"true"'},
 )
-OUTCOMES = (Outcome.OK, Outcome.ENGINE_FAILED, Outcome.QUOTA_EXHAUSTED, Outcome.BUDGET, Outcome.RELEASED)
+OUTCOMES = (Outcome.OK, Outcome.ENGINE_FAILED, Outcome.BUDGET, Outcome.PREEMPTED, Outcome.RELEASED)
 TICK_S = 0.01  # delays are multiples of it, so that things do happen at the same moment
 
 Message = Callable[[Context], Awaitable[Any]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,17 +13,11 @@ from typing import Any
 import httpx
 import orjson
 
+from bus.server import free_port
 from runtime.tokens import FACTORY, OPERATOR, mint_token, token_hash
 from tests.support.waiting import eventually
 
 PRODUCT = "shop"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Enrolled:
