@@ -61,6 +61,12 @@ class Client:
         self._http = httpx.Client(base_url=target.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
         self.url = target.url
 
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         wanted = {name: value for name, value in params.items() if value is not None}
         return self._sent("GET", path, params=wanted)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 from pydantic import ValidationError
@@ -56,13 +57,27 @@ class Agent:
         self._holdings = holdings
         self._asking = asking
         self._heartbeat_s = 5.0
+        self._opened = False
         self._draining = False
         self._beat_now = asyncio.Event()
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._emptying: asyncio.Task[None] | None = None
 
-    async def open_session(self, last_session_no: int | None, remember: Callable[[int], None]) -> tuple[str, ...]:
-        """Old reports first, then hello; gives the products that it serves. Raises FencedSession."""
+    async def open_session(
+        self, last_session_no: int | None, remember: Callable[[int], None]
+    ) -> tuple[str, ...] | None:
+        """Gives the products that it serves; None if it was drained while it waited. Raises FencedSession."""
+        opening = asyncio.create_task(self._open_session(last_session_no, remember))
+        try:
+            either: set[asyncio.Future[Any]] = {opening, self._over}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return opening.result() if opening.done() else None
+        finally:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+
+    async def _open_session(self, last_session_no: int | None, remember: Callable[[int], None]) -> tuple[str, ...]:
+        """Old reports first, then hello."""
         await self._holdings.settle_old_reports()
         number = None if last_session_no is None else last_session_no + 1
         if number is None:
@@ -75,6 +90,7 @@ class Agent:
         self._wire.note_now(answer.now)
         self._holdings.margin_s = answer.trust_margin_s
         self._heartbeat_s = answer.heartbeat_every_s
+        self._opened = True
         log.info("session %d of %s, over %s", answer.session_no, self._wire.factory_id, self._link.transport)
         return answer.products
 
@@ -101,32 +117,43 @@ class Agent:
 
     async def run(self, products: tuple[str, ...]) -> None:
         """Until drained. The heartbeat is first to start and last to stop. Raises FencedSession."""
-        heartbeat = asyncio.create_task(self._beat_for_ever(), name="heartbeat")
+        heartbeat = self._vital(self._beat_for_ever(), "heartbeat")
         await self._bus.subscribe(ctl_subject(self._wire.factory_id), self._heard_control)
         await self._asking.listen(self._bus, products)
         self._link.on_change(self._transport_changed)
-        asking = asyncio.create_task(self._asking.run(), name="asking")
+        asking = self._vital(self._asking.run(), "asking")
         try:
             await self._over
         finally:
-            for task in (asking, *([self._emptying] if self._emptying else [])):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await _cancelled(asking, *([self._emptying] if self._emptying else []))
             await self._asking.stop()
             await self._holdings.fence_all()
-            heartbeat.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await heartbeat
+            await _cancelled(heartbeat)
+
+    def _vital(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """A task without which there is no factory: if it breaks, the factory ends and says why."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not self._over.done():
+                self._over.set_exception(error)
+
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(ended)
+        return task
 
     def drain(self) -> None:
         """No more asks; what runs may finish within the grace, or is saved and released."""
-        if not self._draining:
+        if self._draining:
+            return
+        self._draining = True
+        if not self._opened:  # nothing is held and nothing was said: there is nothing to end
+            self._over.set_result(None)
+        else:
             log.info("draining: %d running", len(self._holdings))
-            self._draining = True
             self._asking.close()
             self._holdings.drain(self._wire.boot_s() + self._settings.drain_grace_s)
-            self._emptying = asyncio.create_task(self._end_when_empty())
+            self._emptying = self._vital(self._end_when_empty(), "emptying")
 
     async def _end_when_empty(self) -> None:
         await self._beat()
@@ -150,7 +177,7 @@ class Agent:
             **self._wire.ask(),
             session_no=self._wire.session_no,
             holding=self._holdings.named(),
-            pending=self._asking.pending,
+            pending=(*self._asking.pending, *self._holdings.pending),
             seat_limit=self._settings.seats,
             seats_used=len(self._holdings),
             load=psutil.getloadavg()[0] / (psutil.cpu_count() or 1),
@@ -191,3 +218,9 @@ class Agent:
 
     def _free_disk(self) -> int:
         return int(psutil.disk_usage(self._settings.disk).free)
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

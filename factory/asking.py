@@ -106,9 +106,12 @@ class Asking:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _request(self, **fields: Any) -> ClaimRequest:
-        return ClaimRequest(
+        """Pending from here on: a heartbeat numbered above it names it, and it takes its seat."""
+        request = ClaimRequest(
             **self._wire.ask(), session_no=self._wire.session_no, request_id=self._wire.request_id(), **fields
         )
+        self._pending.add(request.request_id)
+        return request
 
     def _heard_offer(self, message: Message) -> None:
         """Advice: claimed if it fits, is fresh by the coordinator's clock, and is meant for this factory now."""
@@ -133,7 +136,6 @@ class Asking:
 
     async def _claim(self, request: ClaimRequest) -> int:
         """Starts what is granted; gives how many. Repeated under the same requestId until answered or given up."""
-        self._pending.add(request.request_id)
         give_up_s = self._wire.boot_s() + request.wait_s + GIVE_UP_S
         wait_s = RETRY_FIRST_S
         try:

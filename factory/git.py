@@ -39,13 +39,20 @@ async def git(cwd: Path, *args: str, env: Mapping[str, str] | None = None) -> st
     try:
         async with asyncio.timeout(GIT_TIMEOUT_S):
             out, err = await process.communicate()
-    except (TimeoutError, asyncio.CancelledError):
-        with contextlib.suppress(ProcessLookupError):  # it may have ended just now
-            process.kill()
-        await process.wait()
+    except TimeoutError:
+        await _killed(process)
+        raise GitError(f"git {args[0]}: did not end within {GIT_TIMEOUT_S:.0f} s") from None
+    except asyncio.CancelledError:
+        await _killed(process)
         raise
     if process.returncode != 0:
         lines = err.decode(errors="replace").strip().splitlines() or ["no message"]
         said = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1])
         raise GitError(f"git {args[0]}: {said}")
     return out.decode(errors="replace").strip()
+
+
+async def _killed(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may have ended just now
+        process.kill()
+    await process.wait()

@@ -41,6 +41,7 @@ from schemas.messages import (
 log = logging.getLogger(__name__)
 
 END_WITHIN_S = 10.0
+START_GOES_FIRST_S = 0.001  # the start is on the wire before a fork holds up the loop
 
 TermKey = tuple[str, int]
 
@@ -80,11 +81,19 @@ class Holdings:
         self._send_log = send_log
         self._on_free = on_free
         self._running: dict[TermKey, _Running] = {}
+        self._taken: set[TermKey] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # also those whose seat is free and whose tree is being tidied
+        self._asked: set[str] = set()
         self._drain_by_s: float | None = None
         self.margin_s = 5.0
 
     def __len__(self) -> int:
         return len(self._running)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Requests that went along with a report: under each a grant may be on its way."""
+        return tuple(sorted(self._asked))
 
     def named(self) -> tuple[Holding, ...]:
         """What a heartbeat says is held."""
@@ -99,9 +108,11 @@ class Holdings:
         )
 
     def take(self, answer: ClaimAnswer, asked_at_s: float) -> int:
-        """Starts what was granted; a grant that runs already is the repeat of an answer."""
+        """Starts what was granted; a grant that was taken before is the repeat of an answer."""
         for grant in answer.grants:
-            if (grant.job_id, grant.lease_epoch) not in self._running:
+            key = (grant.job_id, grant.lease_epoch)
+            if key not in self._taken:
+                self._taken.add(key)
                 self._start(grant, asked_at_s)
         return len(answer.grants)
 
@@ -132,13 +143,13 @@ class Holdings:
             one.term.poke()
 
     async def settled(self) -> None:
-        """Returns when every term is reported and over."""
-        while self._running:
-            await asyncio.wait([one.task for one in self._running.values()], return_when=asyncio.FIRST_COMPLETED)
+        """Returns when every term is reported and over, and its tree tidied."""
+        while self._tasks:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def fence_all(self) -> None:
         """The session is over: every engine ends now, and nothing more is said."""
-        tasks = [one.task for one in self._running.values()]
+        tasks = list(self._tasks)
         for one in self._running.values():
             one.term.session.heard_fenced()
             one.term.poke()
@@ -184,11 +195,14 @@ class Holdings:
         key = (grant.job_id, grant.lease_epoch)
         task = asyncio.create_task(self._run(term, key), name=f"term {grant.job_id}:{grant.lease_epoch}")
         self._running[key] = _Running(term, task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _run(self, term: Term, key: TermKey) -> None:
         starting = asyncio.create_task(self._acknowledge_start(term))
         try:
             try:
+                await asyncio.sleep(START_GOES_FIRST_S)
                 end = await term.run()
             except Exception as error:
                 log.exception("the term of %s broke", term.grant.job_id)
@@ -197,7 +211,11 @@ class Holdings:
                 starting.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await starting
-            superseded = term.session.fenced or not await self._say_end(term, end, key)
+            try:
+                superseded = term.session.fenced or not await self._say_end(term, end, key)
+            except FleetError as error:
+                log.warning("the end of %s stays on disk for the next session: %s", term.grant.job_id, error.message)
+                superseded = True
         finally:
             self._running.pop(key, None)
             self._on_free()
@@ -249,29 +267,34 @@ class Holdings:
         fields = {**self._wire.of_term(term.grant), "checkpoint": end.checkpoint}
         if end.release:
             said = ReleaseRequest(**fields, outcome=end.result.outcome, reason=end.result.summary)
-            return await self._deliver(self._outbox.put("release", said.to_doc())) is not None
+            _, accepted = await self._deliver(self._outbox.put("release", said.to_doc()))
+            return accepted
         report = ReportRequest(**fields, result=end.result, insights=end.insights, session_no=self._wire.session_no)
         pending = self._outbox.put("report", report.to_doc())
         if self._drain_by_s is None:  # asked for in the same round trip, but never on disk: it is this session's ask
             ask = NextRequest(request_id=self._wire.request_id())
             pending = pending._replace(message={**pending.message, "next": ask.to_doc()})
+            self._asked.add(ask.request_id)
         asked_at_s = self._clock.boot_s()
-        answer = await self._deliver(pending)
-        self._running.pop(key, None)  # its seat is the next one's now
-        if answer is None:
-            return False
-        following = ReportAnswer.model_validate(answer).next
-        if following is not None:
-            self.take(following, asked_at_s)
-        return True
+        try:
+            answer, accepted = await self._deliver(pending)
+            self._running.pop(key, None)  # its seat is the next one's now
+            following = ReportAnswer.model_validate(answer).next
+            if following is not None:  # whatever became of the report
+                self.take(following, asked_at_s)
+            return accepted
+        finally:
+            self._asked.discard(pending.message.get("next", {}).get("requestId"))
 
-    async def _deliver(self, pending: Pending) -> dict[str, Any] | None:
-        """Until it is acknowledged, or refused for good (None)."""
+    async def _deliver(self, pending: Pending) -> tuple[dict[str, Any], bool]:
+        """Until it is answered; and whether it was accepted, or refused for good. Raises FleetError unauthorized."""
         while True:
             try:
                 answer = await self._wire.insist(pending.op, pending.message)
                 refusal = answer.get("reportError")
             except FleetError as error:
+                if error.code is ErrorCode.UNAUTHORIZED:  # the asker was refused, not what it said
+                    raise
                 answer, refusal = {}, error.to_doc()
             if refusal and refusal.get("code") in (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL):
                 await asyncio.sleep(RETRY_FIRST_S)
@@ -279,5 +302,4 @@ class Holdings:
             self._outbox.settled(pending)
             if refusal:
                 log.warning("the %s of %s was refused: %s", pending.op, pending.message["jobId"], refusal["message"])
-                return None
-            return answer
+            return answer, not refusal

@@ -88,8 +88,9 @@ class Engine:
         self.process.poll()
         if LINUX:
             with contextlib.suppress(OSError):
-                while os.waitpid(-1, os.WNOHANG)[0] > 0:
-                    pass
+                while (ended := os.waitpid(-1, os.WNOHANG))[0] > 0:
+                    if ended[0] == self.process.pid:  # collected here, Popen would take it for a clean end
+                        self.process.returncode = os.waitstatus_to_exitcode(ended[1])
             return bool(descendants(os.getpid()))
         return self.process.returncode is None
 
@@ -121,7 +122,8 @@ class Orders:
             if not data:
                 sys.exit(0)
             self._rest += data
-        return self.read(ready=False)[0]
+        line, _, self._rest = self._rest.partition(b"\n")
+        return dict(json.loads(line))  # what came with it is read with what comes next
 
     def read(self, *, ready: bool) -> list[dict[str, Any]]:
         if ready:
@@ -139,40 +141,47 @@ def watch(engine: Engine, orders: Orders, deadline_s: float) -> str:
     signal.set_wakeup_fd(waker)
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, lambda *_: None)
+    ready: list[int] = []
     while True:
         if engine.process.poll() is not None:
             return "exited"
-        left_s = deadline_s - boot_s()
-        if left_s <= 0:
+        if boot_s() >= deadline_s:
             return "trust_lost"
-        ready, _, _ = select.select([orders.fd, wake], [], [], min(left_s, LOOK_S))
-        if wake in ready:
-            os.read(wake, 4096)
         for order in orders.read(ready=orders.fd in ready):
             if "end" in order:
-                engine.end(float(order["end"]))
+                engine.end(min(float(order["end"]), deadline_s - boot_s()))  # no grace beyond trust
                 return "told"
             deadline_s = float(order["deadline"])
         if orders.closed:
             return "factory_gone"
+        ready, _, _ = select.select([orders.fd, wake], [], [], max(0.0, min(deadline_s - boot_s(), LOOK_S)))
+        if wake in ready:
+            os.read(wake, 4096)
+
+
+def run(order: dict[str, Any], orders: Orders) -> dict[str, Any]:
+    try:
+        engine = Engine(order)
+    except OSError as error:
+        return {"reason": "not_started", "rc": 127, "error": f"{order['argv'][0]}: {error.strerror}"}
+    reason = watch(engine, orders, float(order["deadline"]))
+    rc = engine.process.returncode if reason == "exited" else None
+    engine.end(0.0)  # also what an engine that has exited left behind
+    return {"reason": reason, "rc": rc if rc is not None else engine.process.returncode}
 
 
 def main() -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)  # only its factory ends it
+            # Only its factory ends it. Not ignored, though: an engine would inherit that, and never heed a TERM.
+            signal.signal(getattr(signal, name), lambda *_: None)
     orders = Orders()
     order = orders.first()
-    try:
-        engine = Engine(order)
-    except OSError as error:
-        ended = {"reason": "not_started", "rc": 127, "error": f"{order['argv'][0]}: {error.strerror}"}
+    if boot_s() >= float(order["deadline"]):
+        ended: dict[str, Any] = {"reason": "trust_lost", "rc": -9}
     else:
-        reason = watch(engine, orders, float(order["deadline"]))
-        rc = engine.process.returncode if reason == "exited" else None
-        engine.end(0.0)  # also what an engine that has exited left behind
-        ended = {"reason": reason, "rc": rc if rc is not None else engine.process.returncode}
+        ended = run(order, orders)
     with open(order["ended"] + ".part", "w", encoding="utf-8") as file:
         json.dump(ended, file)
     os.replace(order["ended"] + ".part", order["ended"])

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 LOG_BYTES_MAX = 4 * 1024 * 1024
 TAIL_CHARS = 16 * 1024
 FLUSH_S = 0.2
+CLOSE_WITHIN_S = 5.0
 CHUNK_CHARS = LOG_CHUNK_MAX // 4  # so that its UTF-8 form fits whatever the characters are
 CUT = "\n[... the log is cut here; the engine went on printing ...]\n"
 
@@ -67,12 +68,14 @@ class TermLog:
         self._wake.set()
 
     async def close(self) -> None:
-        """The rest is sent, as far as anybody listens."""
+        """The rest is sent, as far as anybody listens and for a moment only: the term's report waits behind it."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._file.close()
-        await self._flush()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WITHIN_S):
+                await self._flush()
 
     async def _flush_for_ever(self) -> None:
         while True:
@@ -83,7 +86,7 @@ class TermLog:
 
     async def _flush(self) -> None:
         while self._unsent:
-            text, rest = self._unsent[:CHUNK_CHARS], self._unsent[CHUNK_CHARS:]
+            text = self._unsent[:CHUNK_CHARS]
             chunk = LogChunk(
                 product_id=self._grant.product_id,
                 job_id=self._grant.job_id,
@@ -97,4 +100,4 @@ class TermLog:
             except Exception as error:
                 log.debug("a log chunk of %s was not heard: %s", chunk.job_id, error)
             self._offset += len(text.encode())
-            self._unsent = rest
+            self._unsent = self._unsent[len(text) :]  # more may have come while this was being sent

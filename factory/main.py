@@ -116,7 +116,8 @@ async def run(settings: Settings) -> None:
             with suppress(NotImplementedError):  # Windows has no such handlers: Ctrl-C ends it at once
                 loop.add_signal_handler(number, agent.drain)
         products = await agent.open_session(identity.last_session_no(), identity.remember)
-        await agent.run(products)
+        if products is not None:
+            await agent.run(products)
     finally:
         await bus.close()
         await rest.close()

@@ -14,9 +14,13 @@ from pathlib import Path
 import orjson
 import psutil
 
+from factory.credentials import note_trust
+
 LAUNCHER = Path(__file__).with_name("launcher.py")
 END_GRACE_S = 2.0
 READ_BYTES = 64 * 1024
+LOOK_S = 1.0
+MARK = "GIGAFACTORY_SCRATCH"  # in the environment of all that a term started: how it is found without its launcher
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class EngineProcess:
     ) -> EngineProcess:
         """`deadline_s`: on the clock since boot, when trust runs out unless it is moved."""
         _forget_ended(scratch)
+        note_trust(scratch, deadline_s)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
@@ -62,7 +67,7 @@ class EngineProcess:
         order = {
             "argv": list(argv),
             "cwd": str(cwd),
-            "env": dict(env),
+            "env": {**env, MARK: str(scratch)},
             "deadline": deadline_s,
             "ended": str(scratch / "ended.json"),
         }
@@ -70,6 +75,7 @@ class EngineProcess:
         return engine
 
     def move_deadline(self, deadline_s: float) -> None:
+        note_trust(self._scratch, deadline_s)
         self._tell({"deadline": deadline_s})
 
     def end(self, grace_s: float = END_GRACE_S) -> None:
@@ -78,15 +84,23 @@ class EngineProcess:
 
     async def wait(self) -> Ended:
         """Returns when nothing of the engine is left."""
-        await self._process.wait()
+        waiting = asyncio.ensure_future(self._process.wait())
+        try:
+            while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
+                if self._process.returncode is not None:  # what it left holds its output open
+                    await _end_marked(self._scratch)
+        finally:
+            waiting.cancel()
+        try:
+            doc = json.loads((self._scratch / "ended.json").read_text(encoding="utf-8"))
+            ended = Ended(doc["reason"], int(doc["rc"]), str(doc.get("error", "")))
+        except (OSError, ValueError):
+            await _end_marked(self._scratch)
+            ended = Ended("launcher_gone", -9, "the launcher was killed")
         await self._reader
         if self._process.stdin is not None:
             self._process.stdin.close()
-        try:
-            ended = json.loads((self._scratch / "ended.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return Ended("launcher_gone", -9, "the launcher was killed")
-        return Ended(ended["reason"], int(ended["rc"]), str(ended.get("error", "")))
+        return ended
 
     def _tell(self, order: dict[str, object]) -> None:
         with contextlib.suppress(OSError, RuntimeError):  # it is gone already: `wait` says how
@@ -114,11 +128,12 @@ async def end_left_over_launchers(terms: Path, within_s: float = 10.0) -> int:
     """Waits for the launchers of an earlier session, which end with their factory, and kills what does not."""
     ended = 0
     for note in _launcher_notes(terms):
-        doc = orjson.loads(note.read_bytes())
-        launcher = _living(doc["pid"], doc["began"])
-        if launcher is not None:
-            await _gone(launcher, within_s)
-            ended += 1
+        with contextlib.suppress(ValueError):  # half a note: that launcher had not been told what to run
+            doc = orjson.loads(note.read_bytes())
+            launcher = _living(doc["pid"], doc["began"])
+            if launcher is not None:
+                await _gone(launcher, within_s)
+            ended += launcher is not None or await _end_marked(note.parent)
         note.unlink()
     return ended
 
@@ -130,7 +145,8 @@ def _launcher_notes(terms: Path) -> list[Path]:
 def _living(pid: int, began: float) -> psutil.Process | None:
     try:
         process = psutil.Process(pid)
-        return process if abs(process.create_time() - began) < 1.0 and process.is_running() else None
+        same = abs(process.create_time() - began) < 1.0
+        return process if same and process.is_running() and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
 
@@ -138,16 +154,35 @@ def _living(pid: int, began: float) -> psutil.Process | None:
 async def _gone(launcher: psutil.Process, within_s: float) -> None:
     """It ends by itself as its pipe is closed; a stopped or stuck one is killed with all that it started."""
     deadline = asyncio.get_running_loop().time() + within_s
-    while _living(launcher.pid, launcher.create_time()) and asyncio.get_running_loop().time() < deadline:
-        if launcher.status() == psutil.STATUS_STOPPED:
-            break
-        await asyncio.sleep(0.02)
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error):  # it may end at any moment
+        while _living(launcher.pid, launcher.create_time()) and asyncio.get_running_loop().time() < deadline:
+            if launcher.status() == psutil.STATUS_STOPPED:
+                break
+            await asyncio.sleep(0.02)
         family = [*launcher.children(recursive=True), launcher]
         for process in family:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(family, timeout=within_s)
+
+
+async def _end_marked(scratch: Path) -> bool:
+    """Kills what a launcher that was killed itself left of its term; whether there was anything."""
+    found = False
+    while left := [process for process in psutil.process_iter() if _is_marked(process, scratch)]:
+        found = True
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        await asyncio.sleep(0.01)
+    return found
+
+
+def _is_marked(process: psutil.Process, scratch: Path) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return bool(process.environ().get(MARK) == str(scratch))
+    return False
 
 
 def engine_env(extra: Mapping[str, str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from factory.credentials import helper_env
 from factory.engines.port import EngineAdapter, EngineRefusal
 from factory.git import GitError
 from factory.logs import SendChunk, TermLog
@@ -96,6 +97,9 @@ class Term:
         shutil.rmtree(self._tools.scratch, ignore_errors=True)
 
     async def _run(self) -> TermEnd:
+        reason = self.session.must_end(self._now())
+        if reason is not None:  # it came too late, or is wanted back already: no tree is made for it
+            return await self._ended_early(reason)
         try:
             self._tree = await self._tools.workspaces.prepare(self.grant)
             command = self._tools.adapter.command(self.grant, self._tools.scratch)
@@ -151,6 +155,8 @@ class Term:
         """Runs one program to its end, or ends it; the reason is why it was ended."""
         assert self._tree is not None
         assert self._log is not None
+        if not self._trusted():
+            return Ended("trust_lost", -9), EndReason.TRUST_LOST
         term_env = {
             "GIGAFACTORY_JOB": self.grant.job_id,
             "GIGAFACTORY_EPOCH": str(self.grant.lease_epoch),
@@ -159,7 +165,7 @@ class Term:
         engine = await EngineProcess.start(
             argv,
             cwd=self._tree.work_dir,
-            env=engine_env({**env, **term_env}),
+            env=engine_env({**env, **term_env, **helper_env(self._tools.scratch)}),
             scratch=self._tools.scratch,
             deadline_s=self.session.trust.until_s,
             on_output=self._heard,

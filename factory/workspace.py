@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,9 @@ from schemas.job import Checkpoint
 from schemas.messages import Grant
 
 log = logging.getLogger(__name__)
+
+_ref = re.compile(r"refs/gigafactory/[a-z0-9_-]+/[0-9]+")
+_commit = re.compile(r"[0-9a-f]{40,64}")
 
 
 class WorkspaceError(Exception):
@@ -37,7 +42,7 @@ class Saved:
 
 @dataclass
 class Worktree:
-    """`remote`: where work is pushed, None for a scratch tree. `pushed_tree`: the last snapshot's content."""
+    """`remote`: where work is pushed, None for a scratch tree. `pushed`: the last snapshot's content and HEAD."""
 
     path: Path
     work_dir: Path
@@ -47,7 +52,7 @@ class Worktree:
     lease_epoch: int
     base: str
     local: bool
-    pushed_tree: str | None = None
+    pushed: tuple[str, str] | None = None
 
     @property
     def ref(self) -> str:
@@ -59,7 +64,8 @@ class Workspaces:
 
     def __init__(self, root: Path, workspace_map: Mapping[str, Path]) -> None:
         self._root = root
-        self._map = {name.rstrip("/"): path.resolve() for name, path in workspace_map.items()}
+        longest_first = sorted(workspace_map.items(), key=lambda item: len(item[0]), reverse=True)
+        self._map = {name.rstrip("/"): path.resolve() for name, path in longest_first}
         self._queues = KeyedQueues()
 
     @property
@@ -75,20 +81,20 @@ class Workspaces:
 
     async def save(self, tree: Worktree, message: str) -> Saved | None:
         """The tree as it stands, committed beside its index and pushed. None: nothing new since the last time."""
-        content, commit = await self._snapshot(tree, message)
-        if content == tree.pushed_tree or commit == tree.base:
+        content, head, commit = await self._snapshot(tree, message)
+        if tree.pushed == (content, head) or (tree.pushed is None and commit == tree.base):
             return None
         if tree.remote is not None:
-            await git(tree.path, "push", "--quiet", "--force", "--no-verify", tree.remote, f"{commit}:{tree.ref}")
+            await _in_tree(tree, "push", "--quiet", "--force", "--no-verify", tree.remote, f"{commit}:{tree.ref}")
         else:
-            await git(tree.path, "update-ref", tree.ref, commit)
-        tree.pushed_tree = content
+            await _in_tree(tree, "update-ref", tree.ref, commit)
+        tree.pushed = (content, head)
         return Saved(commit, content, tree.ref, tree.local)
 
     async def is_saved(self, tree: Worktree) -> bool:
         """Whether all that is in the tree is pushed, or is what the term began with."""
-        content, commit = await self._snapshot(tree, "look")
-        return content == tree.pushed_tree or commit == tree.base
+        content, head, commit = await self._snapshot(tree, "look")
+        return tree.pushed == (content, head) or commit == tree.base
 
     async def publish(self, tree: Worktree, saved_commit: str) -> str | None:
         """The branch of a finished term, or None where there is no repository to push it to."""
@@ -96,13 +102,13 @@ class Workspaces:
             return None
         branch = f"gigafactory/{tree.job_id}/{tree.lease_epoch}"
         target = f"{saved_commit}:refs/heads/{branch}"
-        await git(tree.path, "push", "--quiet", "--force", "--no-verify", tree.remote, target)
+        await _in_tree(tree, "push", "--quiet", "--force", "--no-verify", tree.remote, target)
         return branch
 
     async def diff_stat(self, tree: Worktree, commit: str) -> dict[str, int]:
         """files, insertions and deletions since the term began."""
         total = {"files": 0, "insertions": 0, "deletions": 0}
-        for line in (await git(tree.path, "diff", "--numstat", tree.base, commit)).splitlines():
+        for line in (await _in_tree(tree, "diff", "--numstat", tree.base, commit)).splitlines():
             added, removed, _ = line.split("\t", 2)
             total["files"] += 1
             total["insertions"] += int(added) if added.isdigit() else 0
@@ -126,10 +132,13 @@ class Workspaces:
         kept.parent.mkdir(parents=True, exist_ok=True)
         if kept.exists():
             kept = kept.with_name(f"{kept.name}-{sum(1 for _ in kept.parent.iterdir())}")
-        if tree.mirror == tree.path:
-            shutil.move(tree.path, kept)
-        else:
-            await git(tree.mirror, "worktree", "move", "--force", "--force", str(tree.path), str(kept))
+        if tree.mirror != tree.path:
+            try:
+                await git(tree.mirror, "worktree", "move", "--force", "--force", str(tree.path), str(kept))
+                return kept
+            except GitError as error:
+                log.warning("%s is moved without git, which would not: %s", tree.path, error)
+        shutil.move(tree.path, kept)
         return kept
 
     def quarantined(self) -> list[Path]:
@@ -138,7 +147,10 @@ class Workspaces:
     async def set_aside_left_over(self) -> int:
         """Trees of an earlier session: nobody knows what is in them, so they are kept in quarantine."""
         moved = 0
+        shutil.rmtree(self._root / "tmp", ignore_errors=True)
         for path in sorted((self._root / "worktrees").glob("*/*")):
+            if not (path.is_dir() and path.name.isdigit()):
+                continue
             mirror = await self._mirror_of(path)
             tree = Worktree(path, path, mirror, None, path.parent.name, int(path.name), "", True)
             await self.quarantine(tree)
@@ -146,6 +158,8 @@ class Workspaces:
         return moved
 
     async def _mirror_of(self, path: Path) -> Path:
+        if not (path / ".git").exists():
+            return path  # git would look further up, and find somebody else's
         try:
             common = await git(path, "rev-parse", "--git-common-dir")
         except GitError:
@@ -164,9 +178,10 @@ class Workspaces:
             if not (mirror / "HEAD").exists():
                 await git(self._root, "clone", "--quiet", "--bare", "--", source, str(mirror))
             base = await self._fetched(mirror, source, grant)
-            await git(mirror, "worktree", "add", "--quiet", "--force", "--detach", str(path), base)
+            await git(mirror, "worktree", "add", "--quiet", "--force", "--detach", "--", str(path), base)
         work_dir = path / inside
-        if not work_dir.is_dir():
+        if not work_dir.is_dir() or not work_dir.resolve().is_relative_to(path.resolve()):
+            await git(mirror, "worktree", "remove", "--force", str(path))
             raise WorkspaceError(f"{grant.cwd}: there is no such folder at {grant.ref or 'HEAD'}")
         local = grant.cwd is not None
         return Worktree(path, work_dir, mirror, source, grant.job_id, grant.lease_epoch, base, local)
@@ -184,25 +199,30 @@ class Workspaces:
                 folder = (here / grant.cwd[len(root) :].lstrip("/")).resolve()
                 if not folder.is_relative_to(here):
                     raise WorkspaceError(f"cwd: {grant.cwd} leads out of the workspace {root}")
-                top = Path(await git(folder, "rev-parse", "--show-toplevel"))
+                if not folder.is_dir():
+                    raise WorkspaceError(f"cwd: {grant.cwd}: there is no such folder on this machine")
+                within = {"GIT_CEILING_DIRECTORIES": str(here.parent)}
+                top = Path(await git(folder, "rev-parse", "--show-toplevel", env=within))
                 return str(top), folder.relative_to(top)
         raise WorkspaceError(f"cwd: no workspace of this factory maps {grant.cwd}")
 
     async def _fetched(self, mirror: Path, source: str, grant: Grant) -> str:
         """The commit to start from, which is in the mirror afterwards."""
         if grant.checkpoint is not None:
-            await git(mirror, "fetch", "--quiet", "--no-tags", source, grant.checkpoint.ref)
-            return grant.checkpoint.commit
+            checkpoint = _checked(grant.checkpoint)
+            await git(mirror, "fetch", "--quiet", "--no-tags", "--", source, checkpoint.ref)
+            return checkpoint.commit
         wanted = grant.ref or "HEAD"
-        if wanted.startswith("-"):
+        if wanted.startswith("-") or ":" in wanted:
             raise WorkspaceError(f"ref: found {wanted!r}; allowed is a branch, tag or commit")
-        await git(mirror, "fetch", "--quiet", "--no-tags", source, wanted)
+        await git(mirror, "fetch", "--quiet", "--no-tags", "--", source, wanted)
         return await git(mirror, "rev-parse", "FETCH_HEAD^{commit}")
 
     async def _scratch(self, grant: Grant, path: Path) -> Worktree:
         """An empty tree; resumed, the one of the term before, whose commit lies on this machine only."""
+        checkpoint = _checked(grant.checkpoint) if grant.checkpoint else None
         await git(self._root, "init", "--quiet", str(path))
-        base = await self._resumed(grant.checkpoint, grant.job_id, path) if grant.checkpoint else None
+        base = await self._resumed(checkpoint, grant.job_id, path) if checkpoint else None
         if base is None:
             await git(path, "commit", "--quiet", "--allow-empty", "--message", "an empty tree")
             base = await git(path, "rev-parse", "HEAD")
@@ -212,24 +232,38 @@ class Workspaces:
         folders = [*(self._root / "worktrees" / job_id).glob("*"), *(self._root / "quarantine" / job_id).glob("*")]
         for folder in folders:
             try:
-                await git(path, "fetch", "--quiet", str(folder), checkpoint.ref)
+                await git(path, "fetch", "--quiet", "--", str(folder), checkpoint.ref)
             except GitError:
                 continue
             await git(path, "reset", "--quiet", "--hard", checkpoint.commit)
             return checkpoint.commit
+        shutil.rmtree(path)
         raise WorkspaceError(f"the checkpoint {checkpoint.commit[:12]} is not on this machine any more")
 
-    async def _snapshot(self, tree: Worktree, message: str) -> tuple[str, str]:
-        """(content, commit) of the whole tree, untracked files included, its own index left alone."""
-        index = tree.path.parent / f"{tree.path.name}.index"
-        env = {"GIT_INDEX_FILE": str(index)}
-        try:
-            await git(tree.path, "read-tree", "HEAD", env=env)
-            await git(tree.path, "add", "--all", env=env)
-            content = await git(tree.path, "write-tree", env=env)
-        finally:
-            index.unlink(missing_ok=True)
-        head = await git(tree.path, "rev-parse", "HEAD")
-        if content == await git(tree.path, "rev-parse", "HEAD^{tree}"):
-            return content, head
-        return content, await git(tree.path, "commit-tree", content, "-p", head, "-m", message)
+    async def _snapshot(self, tree: Worktree, message: str) -> tuple[str, str, str]:
+        """(content, HEAD, commit) of the whole tree, untracked files included, its own index left alone.
+
+        Each time with an index of its own: a git that was killed leaves the lock of its index behind.
+        """
+        (self._root / "tmp").mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._root / "tmp", ignore_cleanup_errors=True) as folder:
+            env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            await _in_tree(tree, "read-tree", "HEAD", env=env)
+            await _in_tree(tree, "add", "--all", env=env)
+            content = await _in_tree(tree, "write-tree", env=env)
+        head = await _in_tree(tree, "rev-parse", "HEAD")
+        if content == await _in_tree(tree, "rev-parse", f"{head}^{{tree}}"):
+            return content, head, head
+        return content, head, await _in_tree(tree, "commit-tree", content, "-p", head, "-m", message)
+
+
+async def _in_tree(tree: Worktree, *args: str, env: Mapping[str, str] | None = None) -> str:
+    """git on this very tree: if a job removes its `.git`, git must not find somebody else's further up."""
+    return await git(tree.path, *args, env={"GIT_CEILING_DIRECTORIES": str(tree.path.parent), **(env or {})})
+
+
+def _checked(checkpoint: Checkpoint) -> Checkpoint:
+    """Another factory said this: what is no plain ref and commit, git could take for an option."""
+    if _ref.fullmatch(checkpoint.ref) and _commit.fullmatch(checkpoint.commit):
+        return checkpoint
+    raise WorkspaceError(f"checkpoint: found {checkpoint.ref!r}; allowed is a commit under refs/gigafactory")

@@ -119,17 +119,21 @@ def measure(jobs: int = 100) -> list[Spread]:
         fleet.start()
         try:
             token = fleet.secrets.operator_token_file.read_text().strip()
-            client = Client(Target(fleet.url, token, settings.product_id))
-            _until(lambda: _transports(client) == {"bus"} and len(client.get("/api/fleet/factories")["factories"]) == 2)
-            spreads = [submit_to_start(client, "submit to start, bus", jobs)]
-            spreads.append(broker_kill_to_rest_claim(fleet, client, 5))
-            _until(lambda: _transports(client) == {"bus"})
-            fleet.broker.kill()
-            _until(lambda: _transports(client) == {"rest"})
-            spreads.append(submit_to_start(client, "submit to start, REST", jobs))
-            fleet.broker.start()
-            _until(lambda: _transports(client) == {"bus"})
-            spreads.append(factory_kill_to_next_start(fleet, client, repo))
-            return spreads
+            with Client(Target(fleet.url, token, settings.product_id)) as client:
+                return _all(fleet, client, repo, jobs)
         finally:
             fleet.stop()
+
+
+def _all(fleet: LocalFleet, client: Client, repo: Path, jobs: int) -> list[Spread]:
+    _until(lambda: _transports(client) == {"bus"} and len(client.get("/api/fleet/factories")["factories"]) == 2)
+    spreads = [submit_to_start(client, "submit to start, bus", jobs)]
+    spreads.append(broker_kill_to_rest_claim(fleet, client, 5))
+    _until(lambda: _transports(client) == {"bus"})
+    fleet.broker.kill()
+    _until(lambda: _transports(client) == {"rest"})
+    spreads.append(submit_to_start(client, "submit to start, REST", jobs))
+    fleet.broker.start()
+    _until(lambda: _transports(client) == {"bus"})
+    spreads.append(factory_kill_to_next_start(fleet, client, repo))
+    return spreads

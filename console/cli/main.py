@@ -63,7 +63,8 @@ def common(
 def asking() -> Iterator[Client]:
     """Turns what goes wrong into a sentence and an exit code."""
     try:
-        yield Client(find_target(options.url, options.token_file, options.product))
+        with Client(find_target(options.url, options.token_file, options.product)) as client:
+            yield client
     except FleetError as error:
         _fail(f"{error.code}: {error.message}", EXIT_REFUSED)
     except Unreachable as error:

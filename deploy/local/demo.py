@@ -230,8 +230,8 @@ def main() -> int:
     try:
         fleet.start()
         token = fleet.secrets.operator_token_file.read_text().strip()
-        with Progress() as progress:
-            demo = Demo(fleet, Client(Target(fleet.url, token, settings.product_id)), progress)
+        with Progress() as progress, Client(Target(fleet.url, token, settings.product_id)) as client:
+            demo = Demo(fleet, client, progress)
             verdict = demo.run()
     except (DemoFailed, FleetError) as error:
         print(f"demo: FAILED: {error}; logs are in {DATA}/fleet/log")  # noqa: T201

@@ -63,9 +63,12 @@ class RestLink:
             response = await self._http.request(method, path, json=body, headers=headers, timeout=timeout_s)
         except httpx.HTTPError as error:
             raise Unanswered(f"{type(error).__name__}: {error}") from error
-        if response.is_success:
+        if not response.is_success:
+            raise _refusal(response)
+        try:
             return dict(response.json()) if response.content else {}
-        raise _refusal(response)
+        except (ValueError, TypeError) as error:
+            raise Unanswered(f"HTTP {response.status_code} that is no answer of a coordinator") from error
 
 
 def _refusal(response: httpx.Response) -> Exception:

@@ -1,0 +1,285 @@
+"""One worktree per (job, epoch); work in progress outlives its holder; nothing unpushed is ever removed. Real git."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from factory.git import git as factory_git
+from factory.workspace import WorkspaceError, Workspaces, Worktree
+from schemas.messages import Grant
+from tests.support.terms import checkpoint, git, grant, make_repo, refs
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+FILES = {"README.md": "hello\n", "app/main.py": "print(1)\n", ".gitignore": "*.log\n"}
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    return make_repo(tmp_path / "repos" / "app", FILES)
+
+
+@pytest.fixture
+def spaces(tmp_path: Path) -> Workspaces:
+    return Workspaces(tmp_path / "one", {})
+
+
+def of_repo(repo: Path, lease_epoch: int = 1, **fields: object) -> Grant:
+    return grant(lease_epoch=lease_epoch, repo=str(repo), **fields)
+
+
+def work(tree: Worktree, name: str = "new.txt", text: str = "work\n") -> None:
+    (tree.path / name).write_text(text)
+
+
+async def saved(spaces: Workspaces, tree: Worktree) -> str:
+    done = await spaces.save(tree, "checkpoint")
+    assert done is not None
+    return done.commit
+
+
+def files_of(repo: Path, commit: str) -> set[str]:
+    return set(git(repo, "ls-tree", "-r", "--name-only", commit).splitlines())
+
+
+async def test_a_term_works_in_a_tree_of_its_own_that_begins_at_the_ref(spaces: Workspaces, repo: Path) -> None:
+    first = git(repo, "rev-parse", "HEAD")
+    git(repo, "tag", "v1")
+    (repo / "later.txt").write_text("later\n")
+    git(repo, "add", "--all")
+    git(repo, "commit", "--quiet", "--message", "second")
+    git(repo, "branch", "topic", first)
+    for epoch, ref in enumerate(("v1", "topic", first), start=1):
+        tree = await spaces.prepare(of_repo(repo, epoch, ref=ref))
+        assert tree.base == first
+        assert not (tree.path / "later.txt").exists()
+    newest = await spaces.prepare(of_repo(repo, 9))
+    assert (newest.path / "later.txt").exists()
+    work(newest)
+    assert not (repo / "new.txt").exists()
+
+
+async def test_terms_of_one_repository_may_be_prepared_at_once(spaces: Workspaces, repo: Path) -> None:
+    grants = [of_repo(repo, epoch) for epoch in range(1, 5)]
+    trees = await asyncio.gather(*(spaces.prepare(one) for one in grants))
+    assert len({tree.path for tree in trees}) == 4
+
+
+async def test_what_was_pushed_since_the_last_term_is_there(spaces: Workspaces, repo: Path) -> None:
+    await spaces.prepare(of_repo(repo, 1))
+    (repo / "later.txt").write_text("later\n")
+    git(repo, "add", "--all")
+    git(repo, "commit", "--quiet", "--message", "second")
+    assert ((await spaces.prepare(of_repo(repo, 2))).path / "later.txt").exists()
+
+
+async def test_a_checkpoint_holds_untracked_files_and_goes_to_the_fleets_own_ref_alone(
+    spaces: Workspaces, repo: Path
+) -> None:
+    before = refs(repo)
+    tree = await spaces.prepare(of_repo(repo))
+    work(tree)
+    work(tree, "README.md", "changed\n")
+    (tree.path / "app/main.py").unlink()
+    work(tree, "noise.log", "ignored\n")
+    commit = await saved(spaces, tree)
+    assert refs(repo) == {**before, "refs/gigafactory/job1/1": commit}
+    assert files_of(repo, commit) == {"README.md", "new.txt", ".gitignore"}
+    assert git(repo, "show", f"{commit}:README.md") == "changed"
+    assert git(repo, "rev-parse", f"{commit}^") == tree.base
+
+
+async def test_a_checkpoint_leaves_the_engines_own_index_and_head_alone(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    work(tree, "staged.txt")
+    git(tree.path, "add", "staged.txt")
+    work(tree)
+    before = git(tree.path, "status", "--porcelain")
+    await saved(spaces, tree)
+    assert git(tree.path, "status", "--porcelain") == before == "A  staged.txt\n?? new.txt"
+    assert git(tree.path, "rev-parse", "HEAD") == tree.base
+
+
+async def test_nothing_new_makes_no_checkpoint(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    assert await spaces.save(tree, "nothing yet") is None
+    work(tree)
+    await saved(spaces, tree)
+    assert await spaces.save(tree, "nothing since") is None
+
+
+async def test_an_engines_own_commits_are_kept_even_where_a_checkpoint_had_their_content(
+    spaces: Workspaces, repo: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    work(tree)
+    await saved(spaces, tree)
+    git(tree.path, "add", "--all")
+    git(tree.path, "commit", "--quiet", "--message", "the engine's own words")
+    assert not await spaces.is_saved(tree)
+    commit = await saved(spaces, tree)
+    assert git(repo, "log", "-1", "--format=%s", commit) == "the engine's own words"
+
+
+async def test_work_that_was_taken_back_after_a_checkpoint_is_taken_back_in_the_next(
+    spaces: Workspaces, repo: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    work(tree)
+    await saved(spaces, tree)
+    (tree.path / "new.txt").unlink()
+    assert "new.txt" not in files_of(repo, await saved(spaces, tree))
+
+
+async def test_a_git_that_was_killed_in_the_middle_stands_in_no_later_checkpoints_way(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    for number in range(300):
+        work(tree, f"file-{number}", "x" * 2000)
+    for steps in range(1, 40):
+        saving = asyncio.create_task(spaces.save(tree, "checkpoint"))
+        for _ in range(steps):
+            await asyncio.sleep(0.001)
+        saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
+    work(tree, "last")
+    commit = await saved(spaces, tree)
+    assert len(files_of(repo, commit)) == 304
+    assert not list((tmp_path / "one" / "tmp").iterdir())
+
+
+async def test_a_branch_appears_only_when_the_finished_work_is_published(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    work(tree)
+    commit = await saved(spaces, tree)
+    assert [ref for ref in refs(repo) if ref.startswith("refs/heads/")] == ["refs/heads/main"]
+    assert await spaces.publish(tree, commit) == "gigafactory/job1/1"
+    assert refs(repo)["refs/heads/gigafactory/job1/1"] == commit
+    assert await spaces.diff_stat(tree, commit) == {"files": 1, "insertions": 1, "deletions": 0}
+
+
+async def test_another_factory_goes_on_from_the_checkpoint_and_pushes_under_its_own_term(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    first = await spaces.prepare(of_repo(repo))
+    work(first)
+    commit = await saved(spaces, first)
+    other = Workspaces(tmp_path / "other", {})
+    second = await other.prepare(of_repo(repo, 2, checkpoint=checkpoint(first.ref, commit)))
+    assert second.mirror != first.mirror
+    assert second.base == commit
+    assert (second.path / "new.txt").read_text() == "work\n"
+    assert await other.save(second, "nothing new") is None
+    work(second, "more.txt")
+    later = await saved(other, second)
+    work(first, "zombie.txt")  # its late push changes nothing of its successor's
+    await saved(spaces, first)
+    assert refs(repo)["refs/gigafactory/job1/2"] == later
+    assert files_of(repo, later) >= {"new.txt", "more.txt"}
+
+
+async def test_a_scratch_tree_begins_empty_and_is_resumed_on_the_same_machine_only(
+    spaces: Workspaces, tmp_path: Path
+) -> None:
+    first = await spaces.prepare(grant())
+    assert [path.name for path in first.path.iterdir()] == [".git"]
+    work(first)
+    kept = await spaces.save(first, "checkpoint")
+    assert kept is not None
+    assert kept.local
+    assert await spaces.publish(first, kept.commit) is None
+    resumed = grant(lease_epoch=2, checkpoint=checkpoint(kept.ref, kept.commit))
+    assert ((await spaces.prepare(resumed)).path / "new.txt").read_text() == "work\n"
+    await spaces.quarantine(first)
+    again = grant(lease_epoch=3, checkpoint=checkpoint(kept.ref, kept.commit))
+    assert ((await spaces.prepare(again)).path / "new.txt").read_text() == "work\n"
+    elsewhere = Workspaces(tmp_path / "other", {})
+    with pytest.raises(WorkspaceError, match=f"the checkpoint {kept.commit[:12]} is not on this machine any more"):
+        await elsewhere.prepare(resumed)
+    assert await elsewhere.set_aside_left_over() == 0
+
+
+async def test_a_tree_with_work_that_is_not_pushed_is_not_removed(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    work(tree)
+    assert not await spaces.clean_up(tree)
+    await saved(spaces, tree)
+    work(tree, "new.txt", "changed since\n")
+    assert not await spaces.clean_up(tree)
+    assert (tree.path / "new.txt").exists()
+    await saved(spaces, tree)
+    assert await spaces.clean_up(tree)
+    assert not tree.path.exists()
+    assert await spaces.clean_up(tree)  # twice is once
+
+
+async def test_a_tree_that_was_never_changed_is_removed_and_a_scratch_tree_never_is(
+    spaces: Workspaces, repo: Path
+) -> None:
+    assert await spaces.clean_up(await spaces.prepare(of_repo(repo)))
+    scratch = await spaces.prepare(grant("job2"))
+    assert not await spaces.clean_up(scratch)
+    assert scratch.path.exists()
+
+
+async def test_a_tree_in_quarantine_is_kept_whole_and_out_of_its_successors_way(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    kept = []
+    for text in ("first\n", "second\n"):  # the same term twice, as no two sessions should
+        tree = await spaces.prepare(of_repo(repo))
+        work(tree, text=text)
+        kept.append(await spaces.quarantine(tree))
+        assert not tree.path.exists()
+        assert await spaces.quarantine(tree) is None
+    assert [(path / "new.txt").read_text() for path in kept if path] == ["first\n", "second\n"]
+    assert spaces.quarantined() == sorted(path for path in kept if path)
+    assert kept[0] == tmp_path / "one" / "quarantine" / "job1" / "1"
+    assert git(kept[0], "status", "--porcelain") == "?? new.txt"
+
+
+async def test_the_trees_of_an_earlier_session_are_set_aside_whatever_state_they_are_in(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    whole = await spaces.prepare(of_repo(repo))
+    scratch = await spaces.prepare(grant("job2"))
+    half = tmp_path / "one" / "worktrees" / "job3" / "1"
+    half.mkdir(parents=True)
+    for path in (whole.path, scratch.path, half):
+        (path / "new.txt").write_text("work\n")
+    (whole.path.parent / "1.index.lock").touch()  # what a killed git may leave
+    git(tmp_path, "init", "--quiet")  # the data may lie within a repository of somebody's
+    assert await Workspaces(tmp_path / "one", {}).set_aside_left_over() == 3
+    assert [path.parent.name for path in spaces.quarantined()] == ["job1", "job2", "job3"]
+    assert all((path / "new.txt").exists() for path in spaces.quarantined())
+    assert await Workspaces(tmp_path / "one", {}).set_aside_left_over() == 0
+    assert (await spaces.prepare(of_repo(repo))).path == whole.path
+
+
+async def test_a_job_that_removes_its_git_folder_does_not_make_us_push_somebody_elses_repository(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "around it")
+    tree = await spaces.prepare(of_repo(repo))
+    (tree.path / ".git").unlink()
+    with pytest.raises(Exception, match="not a git repository"):
+        await spaces.save(tree, "checkpoint")
+    assert "refs/gigafactory/job1/1" not in refs(repo)
+
+
+async def test_git_runs_with_an_identity_of_its_own_and_asks_nobody(
+    spaces: Workspaces, repo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
+    tree = await spaces.prepare(of_repo(repo))
+    work(tree)
+    commit = await saved(spaces, tree)
+    monkeypatch.delenv("GIT_DIR")
+    assert git(repo, "log", "-1", "--format=%an", commit) == "Agent Gigafactory"
+    assert (await factory_git(repo, "var", "GIT_COMMITTER_IDENT")).startswith("Agent Gigafactory")
