@@ -97,13 +97,12 @@ class Timers:
 class Flags:
     """Off unless their variable is 1, true, yes or on."""
 
-    preemption: bool = False
     budgets: bool = False
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Flags:
         env = os.environ if env is None else env
-        return cls(preemption=flag(env, "FLEET_PREEMPTION"), budgets=flag(env, "FLEET_BUDGETS"))
+        return cls(budgets=flag(env, "FLEET_BUDGETS"))
 
 
 def flag(env: Mapping[str, str], name: str) -> bool:

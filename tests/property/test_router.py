@@ -87,7 +87,7 @@ SNAPSHOTS = st.builds(
 
 
 def fits(job: Job, view: FactoryView, moment: Snapshot) -> bool:
-    """SPEC §10's hard filters, said once more and without their reasons."""
+    """The router's hard filters, said once more and without their reasons."""
     gate = view.gated.get(job.engine)
     return (
         set(job.capabilities) <= view.capabilities

@@ -1,7 +1,7 @@
 "use strict";
 /*
  * An imitation of Azure Cosmos DB for tests, on 127.0.0.1, in memory: @vercel/cosmosdb-server with the faults that
- * FACTS names put right, and trouble on demand.
+ * what it does wrong put right, and trouble on demand.
  *
  *   node server.js [PORT]          PORT 0 (the default) takes a free one; "ready PORT" is printed once it listens.
  *

@@ -1,4 +1,4 @@
-"""Every (situation, action, actor) is asked; what SPEC §6 allows is allowed, and nothing else."""
+"""Every (situation, action, actor) is asked; what the table below allows is allowed, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.unit.domain.builders import (
 )
 
 # situation | action | who may | target. Holder: of the very term. Reports say `ok`, of a job that asks for no review.
-SPEC_6 = """
+ALLOWED = """
 queued                    | claim           | holder               | assigned
 queued                    | cancel          | operator coordinator | failed
 blocked on deps           | unblock         | coordinator          | queued
@@ -95,7 +95,7 @@ class Allowed(NamedTuple):
 
 
 def _expected() -> dict[tuple[str, str], Allowed]:
-    rows = [[cell.strip() for cell in line.split("|")] for line in SPEC_6.strip().splitlines()]
+    rows = [[cell.strip() for cell in line.split("|")] for line in ALLOWED.strip().splitlines()]
     return {(situation, action): Allowed(frozenset(who.split()), target) for situation, action, who, target in rows}
 
 

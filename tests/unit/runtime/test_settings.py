@@ -1,4 +1,4 @@
-"""Timings that cannot keep the promises are refused when they are made; the defaults are the specification's."""
+"""Timings that cannot keep the promises are refused when they are made; the defaults are the promised ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runtime.settings import Flags, SettingsError, Timers, flag
 from schemas.job import Retries
 
-SPEC_12 = {
+PROMISED = {
     "lease_ttl_s": 60,
     "trust_margin_s": 5,
     "rest_renew_s": 20,
@@ -32,7 +32,7 @@ NAMES = [field.name for field in fields(Timers)]
 
 
 def relations(t: Timers) -> dict[str, bool]:
-    """SPEC §12, said once more. The read-back of a write takes as long as a write may."""
+    """The relations between timers, said once more. The read-back of a write takes as long as a write may."""
     return {
         "heartbeats": 2 / 3 * t.lease_ttl_s - t.trust_margin_s > 2 * t.heartbeat_s + t.rpc_timeout_s,
         "rest": t.rest_renew_s < t.lease_ttl_s - t.trust_margin_s,
@@ -42,7 +42,7 @@ def relations(t: Timers) -> dict[str, bool]:
     }
 
 
-@pytest.mark.parametrize(("name", "value"), SPEC_12.items())
+@pytest.mark.parametrize(("name", "value"), PROMISED.items())
 def test_each_default_is_the_specs(name: str, value: float) -> None:
     assert getattr(Timers(), name) == value
 
@@ -145,12 +145,12 @@ def test_a_ttl_too_short_to_keep_the_promises_is_refused(lease_ttl_s: float) -> 
 
 @pytest.mark.parametrize("text", ["1", "true", "YES", " on "])
 def test_a_flag_is_on_when_its_variable_says_so(text: str) -> None:
-    assert Flags.from_env({"FLEET_PREEMPTION": text, "FLEET_BUDGETS": text}) == Flags(preemption=True, budgets=True)
+    assert Flags.from_env({"FLEET_BUDGETS": text}) == Flags(budgets=True)
 
 
 @pytest.mark.parametrize("env", [{}, {"FLEET_BUDGETS": ""}, {"FLEET_BUDGETS": "0"}, {"FLEET_PREEMPTION": "Off"}])
 def test_flags_are_off_by_default(env: dict[str, str]) -> None:
-    assert Flags.from_env(env) == Flags(preemption=False, budgets=False)
+    assert Flags.from_env(env) == Flags(budgets=False)
 
 
 @pytest.mark.parametrize("text", ["2", "maybe", "enabled"])
