@@ -5,7 +5,7 @@ A lease never decides who holds a job. Closed is final: the renewal of a closed 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from coordinator.domain import lease as rules
 from coordinator.domain.ops import Cause
@@ -19,19 +19,28 @@ from schemas.projections import LeaseDoc, LeaseStatus
 TRIES_MAX = 10
 
 
-async def renew(store: Store, clock: Clock, job: Job, ttl_s: float) -> datetime | None:
+async def renew(
+    store: Store, clock: Clock, job: Job, ttl_s: float, *, rewrite_after_s: float | None = None
+) -> datetime | None:
     """Until when the term of `job`, as just read, lives. None: its lease is closed. Creates a missing one.
 
-    Writes only when less than two thirds of the TTL is left, and answers what the store holds, never more.
+    Writes only when less than two thirds of the TTL is left, and answers what the store holds, never more. A lease
+    older than `rewrite_after_s` is written in any case: whoever is about to close it for want of a start, having read
+    the job before, then finds it changed.
     """
     for _ in range(TRIES_MAX):
         try:
             stored = await read_lease(store, job.id, job.lease_epoch)
-            wanted = rules.renewed(job, stored.lease if stored else None, clock.now(), ttl_s)
+            now = clock.now()
+            wanted = rules.renewed(job, stored.lease if stored else None, now, ttl_s)
             if wanted is None:
                 return None
             if stored is not None and wanted == stored.lease:
-                return wanted.expires_at
+                age_s = (now - wanted.acquired_at).total_seconds()
+                if rewrite_after_s is None or age_s < rewrite_after_s:
+                    return wanted.expires_at
+                wanted = wanted.model_copy(update={"expires_at": now + timedelta(seconds=ttl_s)})
+                rewrite_after_s = None
             if await _replaced(store, stored, wanted):
                 return wanted.expires_at
         except Indefinite:

@@ -5,28 +5,39 @@ A chunk says where it belongs. A repeat changes nothing, a gap is marked, and wh
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from schemas.ids import JobKey
 from schemas.messages import LogChunk
 
+log = logging.getLogger(__name__)
+
 LOG_BYTES_MAX = 4 * 1024 * 1024
+REMEMBERED_MAX = 1024
 GAP = "\n[... {} bytes were not heard ...]\n"
 CUT = "\n[... the log is cut here: it is longer than {} bytes ...]\n"
 
 
 class LogFiles:
-    """`offset` of a chunk counts the bytes of the term's log in UTF-8, as the factory sent it."""
+    """`offset` of a chunk counts the bytes of the term's log in UTF-8, as the factory sent it. A file holds more than
+    was heard where a gap is marked in it, so how far it was heard is written beside it.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._heard: dict[Path, int] = {}
 
     def append(self, chunk: LogChunk) -> None:
+        """What cannot be written is left out: a log is no reason to fail."""
         path = self._path(JobKey(chunk.product_id, chunk.job_id), chunk.lease_epoch)
-        heard = self._heard.get(path)
-        if heard is None:
-            heard = path.stat().st_size if path.exists() else 0
+        try:
+            self._append(path, chunk)
+        except OSError as error:
+            log.warning("output of term %d of %s is left out: %s", chunk.lease_epoch, chunk.job_id, error)
+
+    def _append(self, path: Path, chunk: LogChunk) -> None:
+        heard = self._heard[path] if path in self._heard else _read_heard(path)
         data = chunk.text.encode()
         fresh = data[max(0, heard - chunk.offset) :] if chunk.offset < heard else data
         if not fresh or heard >= LOG_BYTES_MAX:
@@ -37,8 +48,11 @@ class LogFiles:
         if end >= LOG_BYTES_MAX:
             fresh += CUT.format(LOG_BYTES_MAX).encode()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as log:
-            log.write(fresh)
+        with path.open("ab") as file:
+            file.write(fresh)
+        path.with_suffix(".heard").write_text(str(end))
+        while len(self._heard) >= REMEMBERED_MAX:
+            del self._heard[next(iter(self._heard))]
         self._heard[path] = end
 
     def epochs(self, key: JobKey) -> list[int]:
@@ -48,13 +62,21 @@ class LogFiles:
     def read(self, key: JobKey, lease_epoch: int, offset: int, limit: int = 64 * 1024) -> tuple[str, int]:
         """At most `limit` bytes of text from `offset`, and the offset after them; empty where there is no more yet."""
         path = self._path(key, lease_epoch)
-        if not path.exists():
+        if not path.exists() or path.stat().st_size <= offset:
             return "", offset
-        with path.open("rb") as log:
-            log.seek(offset)
-            data = log.read(limit)
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(limit)
         whole = data.decode(errors="ignore") if len(data) == limit else data.decode(errors="replace")
         return whole, offset + (len(whole.encode()) if len(data) == limit else len(data))
 
     def _path(self, key: JobKey, lease_epoch: int) -> Path:
         return self._directory / key.product_id / key.job_id / f"{lease_epoch}.log"
+
+
+def _read_heard(path: Path) -> int:
+    """How far the term was heard before this process began; by the log's own size where nothing tells."""
+    beside = path.with_suffix(".heard")
+    if beside.exists() and (text := beside.read_text()).isdigit():
+        return int(text)
+    return path.stat().st_size if path.exists() else 0

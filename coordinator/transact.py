@@ -73,6 +73,7 @@ class Transactor:
     async def create(self, job: Job) -> Applied | None:
         """A first commit, of a job that carries its first event. None: the id is taken, by whatever."""
         op_id = job.outbox[0].op_id
+        doubt = False
         for tries in range(TRIES_MAX):
             try:
                 stored = await read_job(self._store, job.key)
@@ -87,7 +88,12 @@ class Transactor:
                 if written.ok:
                     return await self._committed(job, job.outbox, job.outbox[0])
             except Indefinite as trouble:
+                doubt = True
                 await self._pause(tries, trouble)
+            except StoreError as trouble:
+                if doubt:
+                    raise _unresolved(job.key) from trouble
+                raise
         raise _unresolved(job.key)
 
     async def _tries(self, key: JobKey, op: Op) -> Applied | Rejected:
@@ -205,7 +211,7 @@ class Transactor:
 
     async def _event_of(self, job: Job, op_id: str, above: int = 0) -> EventDoc | None:
         """In the whole history above `above`: the outbox first, since an event leaves it only once it is projected."""
-        for event in job.outbox:
+        for event in reversed(job.outbox):
             if event.op_id == op_id and event.seq > above:
                 return event
         return await event_with_op(self._store, job.id, op_id, above)
@@ -230,12 +236,13 @@ async def history(store: Store, key: JobKey, after: int = 0) -> list[EventDoc] |
     stored = await read_job(store, key)
     if stored is None:
         return None
-    events = {event.seq: event for event in stored.job.outbox if event.seq > after}
+    events = {event.seq: event for event in stored.job.outbox}
     last = after
     while page := await events_after(store, key.job_id, last):
         events |= {event.seq: event for event in page}
         last = page[-1].seq
-    return [events[seq] for seq in sorted(events)]
+    # what was projected since the job was read may have gaps: it is had by the next look
+    return [events[seq] for seq in sorted(events) if after < seq <= stored.job.seq]
 
 
 def _unresolved(key: JobKey) -> FleetError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordinator.context import Context
-from coordinator.store.port import ABSENT, JOBS, Guarded, Indefinite
+from coordinator.store.port import ABSENT, JOBS, Guarded, Indefinite, StoreError
 from coordinator.store.queries import read_guard
 from schemas.errors import ErrorCode, FleetError
 from schemas.guards import LedgerGuard
@@ -16,6 +16,7 @@ async def set_paused(ctx: Context, product_id: str, *, paused: bool) -> LedgerGu
     """Once this is answered, nothing that read an earlier ledger can be committed any more: no claim, and no
     earlier pause or resume whose outcome was unknown. So it writes even where it finds what it wants.
     """
+    doubt = False
     for _ in range(TRIES_MAX):
         try:
             stored = await read_guard(ctx.store, product_id, LEDGER_ID)
@@ -28,5 +29,9 @@ async def set_paused(ctx: Context, product_id: str, *, paused: bool) -> LedgerGu
                 ctx.ready.wake()
                 return wanted
         except Indefinite:
-            continue
+            doubt = True
+        except StoreError:
+            if not doubt:
+                raise
+            break
     raise FleetError(ErrorCode.UNAVAILABLE, f"the ledger of {product_id} could not be written: ask again")

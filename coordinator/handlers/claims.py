@@ -23,6 +23,7 @@ from schemas.job import Job, Stage
 from schemas.messages import ClaimAnswer, ClaimRequest, Grant
 from schemas.projections import LeaseStatus
 
+LOOKS_MAX = 8
 CANDIDATES_MAX = 32  # tried per look: each costs a read, and a loser's read is wasted
 
 
@@ -107,12 +108,23 @@ async def _named(request: ClaimRequest, view: FactoryView) -> JobKey:
 
 
 async def _claim_best(ctx: Context, request: ClaimRequest, view: FactoryView) -> ClaimAnswer:
-    grants: list[Grant] = []
     seats = min(request.max, view.seats_free)
     if view.draining:
         return ClaimAnswer(reason=f"{view.id} is draining")
     if seats == 0:
         return ClaimAnswer(reason=f"all {view.seat_limit} seats of {view.id} are taken")
+    for _ in range(LOOKS_MAX):
+        grants, tries = await _look(ctx, request, view, seats)
+        if grants:
+            return ClaimAnswer(grants=tuple(grants))
+        if tries < CANDIDATES_MAX:
+            break  # else the index was far behind: what was refused has corrected it
+    return ClaimAnswer(reason="no job that this factory could run is waiting")
+
+
+async def _look(ctx: Context, request: ClaimRequest, view: FactoryView, seats: int) -> tuple[list[Grant], int]:
+    """The grants of one pass over the index, and how many candidates were refused for their own sake."""
+    grants: list[Grant] = []
     tries, refused = 0, set[tuple[str, str | None]]()
     for job in _candidates(ctx, request, view):
         if len(grants) == seats or tries == CANDIDATES_MAX:
@@ -130,9 +142,7 @@ async def _claim_best(ctx: Context, request: ClaimRequest, view: FactoryView) ->
             refused.add((job.product_id, job.lock))
         else:
             tries += 1
-    if grants:
-        return ClaimAnswer(grants=tuple(grants))
-    return ClaimAnswer(reason="no job that this factory could run is waiting")
+    return grants, tries
 
 
 async def _try_alone(ctx: Context, request: ClaimRequest, job: Job, view: FactoryView) -> Grant | Rejected:

@@ -84,8 +84,7 @@ async def enroll(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
             stored = await read_factory(ctx.store, factory.product_id, factory.id)
             if stored is None:
                 if (await ctx.store.create(FACTORIES, factory.to_doc())).ok:
-                    ctx.roster.note(factory, heard=False, stored=True)
-                    return factory
+                    return _enrolled_now(ctx, factory)
                 continue
             wanted = stored.factory.model_copy(
                 update={
@@ -101,11 +100,17 @@ async def enroll(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
                 return stored.factory
             wanted = wanted.model_copy(update={"rev": stored.factory.rev + 1})
             if (await ctx.store.update(FACTORIES, wanted.to_doc(), stored.etag)).ok:
-                ctx.roster.note(wanted, heard=False, stored=True)
-                return wanted
+                return _enrolled_now(ctx, wanted)
         except Indefinite:
             continue
     raise FleetError(ErrorCode.UNAVAILABLE, f"{factory.id} could not be enrolled: ask again")
+
+
+def _enrolled_now(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
+    ctx.roster.note(factory, heard=False, stored=True)
+    ctx.ready.wake()
+    ctx.capacity_changed()
+    return factory
 
 
 def _within(capabilities: tuple[str, ...], enrolled: tuple[str, ...]) -> tuple[str, ...]:

@@ -56,11 +56,11 @@ async def check_holder(ctx: Context, key: JobKey, factory_id: str, session_id: s
     return stored.job
 
 
-async def _term_answer(ctx: Context, request: FromHolder) -> TermAnswer:
+async def _term_answer(ctx: Context, request: FromHolder, rewrite_after_s: float | None = None) -> TermAnswer:
     """Every answer that a holder may rest its trust on comes from a lease document: read, renewed or made."""
     key, epoch = _key(request), request.lease_epoch
     job = await check_holder(ctx, key, request.factory_id, request.session_id, epoch)
-    expires_at = await leases.renew(ctx.store, ctx.clock, job, ctx.timers.lease_ttl_s)
+    expires_at = await leases.renew(ctx.store, ctx.clock, job, ctx.timers.lease_ttl_s, rewrite_after_s=rewrite_after_s)
     if expires_at is None:
         raise _fenced(key, epoch, "is being ended by the coordinator")
     return TermAnswer(stage=job.stage, stop=stop_order(ctx, job), term=term_times(ctx, job, expires_at))
@@ -80,7 +80,7 @@ async def start(ctx: Context, request: StartRequest) -> TermAnswer:
         lease_epoch=request.lease_epoch,
     )
     await _asked(ctx, request, op)
-    return await _term_answer(ctx, request)
+    return await _term_answer(ctx, request, rewrite_after_s=ctx.timers.grant_start_s)
 
 
 async def checkpoint(ctx: Context, request: CheckpointRequest) -> TermAnswer:

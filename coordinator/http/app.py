@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI
 
-from coordinator.http import claims, factories, jobs, problems, runs, service
+from coordinator.http import claims, examples, factories, jobs, problems, runs, service
 from coordinator.http.deps import Deps
 
 API_VERSION = "1"
+RESOURCES = (jobs, claims, runs, factories, service)
 
 
 def make_app(deps: Deps) -> FastAPI:
@@ -17,10 +20,24 @@ def make_app(deps: Deps) -> FastAPI:
         summary="A distributed fleet for AI coding agents.",
         responses={"default": {"model": problems.Problem, "description": "RFC 9457 problem document"}},
     )
+    plain = app.openapi
+    app.openapi = lambda: _with_problems(plain())  # type: ignore[method-assign]
     app.state.deps = deps
     app.state.metrics = service.FleetMetrics(deps)
     deps.ctx.projector.tell(app.state.metrics.after_commit)
     problems.install(app)
-    for resource in (jobs, claims, runs, factories, service):
+    for resource in RESOURCES:
         app.include_router(resource.router)
     return app
+
+
+def _with_problems(schema: dict[str, Any]) -> dict[str, Any]:
+    """Errors are told under the type that they come as, with an example; 422 is one of them."""
+    for path in schema["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+            default = operation["responses"]["default"]
+            told = default["content"].pop("application/json", None)
+            if told is not None:
+                default["content"]["application/problem+json"] = {**told, "example": examples.PROBLEM}
+    return schema

@@ -45,7 +45,7 @@ UNAUTHORIZED = "send 'Authorization: Bearer TOKEN' with a valid token"
 async def authenticated(ctx: Context, header: str | None) -> Principal:
     scheme, _, token = (header or "").partition(" ")
     parts = token_parts(token.strip())
-    if scheme.lower() != "bearer" or parts is None:
+    if scheme.lower() != "bearer" or parts is None or not _are_names(parts.product_id, parts.id):
         raise FleetError(ErrorCode.UNAUTHORIZED, UNAUTHORIZED)
     if parts.kind == FACTORY:
         found = await read_factory(ctx.store, parts.product_id, parts.id)
@@ -58,6 +58,14 @@ async def authenticated(ctx: Context, header: str | None) -> Principal:
     if operator is None or not token_matches(token.strip(), [operator.token_hash]):
         raise FleetError(ErrorCode.UNAUTHORIZED, UNAUTHORIZED)
     return Principal(parts.kind, parts.id, frozenset(operator.products) or None)
+
+
+def _are_names(*words: str) -> bool:
+    """What a stranger writes into a token is looked up in the store: only what can be there is."""
+    try:
+        return all(check_name(word) for word in words)
+    except ValueError:
+        return False
 
 
 async def anybody(request: Request) -> Principal:
@@ -89,6 +97,13 @@ def product_of(request: Request, principal: Principal) -> str:
     if named is None:
         raise FleetError(ErrorCode.INVALID_REQUEST, "this token is for several products: name one in x-product-id")
     return principal.checked_product(checked(check_name, named))
+
+
+def products_of(request: Request, principal: Principal) -> frozenset[str] | None:
+    """All that the token is for (None: every product), or the one that `x-product-id` names."""
+    if request.headers.get("x-product-id"):
+        return frozenset({product_of(request, principal)})
+    return principal.products
 
 
 def job_key(request: Request, principal: Principal, job_id: str) -> JobKey:

@@ -2,37 +2,99 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import Body, Request
 
+from coordinator.context import Context
 from coordinator.handlers import claims, terms
-from coordinator.http.auth import Factory, Principal, job_key
+from coordinator.http import examples
+from coordinator.http.auth import Factory, Principal, checked, job_key
+from coordinator.http.bodies import ClaimBody, RenewBody, spoken_by
 from coordinator.http.deps import deps_of
+from coordinator.http.strict import make_router
 from schemas.errors import ErrorCode, FleetError
+from schemas.ids import check_name
 from schemas.messages import ClaimAnswer, ClaimRequest, RenewRequest, TermAnswer
 
-router = APIRouter(prefix="/api/fleet", tags=["claims"])
+router = make_router("claims", "/api/fleet")
 
 
-def speaks_for_itself(principal: Principal, body: dict[str, Any]) -> dict[str, Any]:
-    """The body with the token's factory as its `factoryId`. Raises forbidden where it names another."""
-    if body.get("factoryId", principal.id) != principal.id:
-        raise FleetError(ErrorCode.FORBIDDEN, f"the token of {principal.id} cannot speak for {body['factoryId']}")
-    return {**body, "factoryId": principal.id}
+@router.post(
+    "/claim",
+    summary="Claim a job by its id, or the best one; waitS holds the call open",
+    responses=examples.answers(examples.CLAIM_ANSWER),
+)
+async def claim(
+    request: Request,
+    principal: Factory,
+    body: Annotated[ClaimBody, Body(openapi_examples=examples.named(best=examples.CLAIM, byId=examples.CLAIM_BY_ID))],
+) -> ClaimAnswer:
+    """A claim that was not answered is repeated with the same `requestId`, and gives the same grant."""
+    asked = _for_product(request, principal, spoken_by(principal, body))
+    if not asked.wait_s:
+        return await claims.claim(deps_of(request).ctx, asked)
+    return await _held_open(request, deps_of(request).ctx, asked)
 
 
-@router.post("/claim", summary="Claim a job by its id, or the best one; waitS holds the call open")
-async def claim(request: Request, principal: Factory, body: dict[str, Any]) -> ClaimAnswer:
-    asked = ClaimRequest.model_validate(speaks_for_itself(principal, body))
-    product_id = request.headers.get("x-product-id")
-    if product_id is not None and asked.product_id is None:
-        asked = asked.model_copy(update={"product_id": principal.checked_product(product_id)})
-    return await claims.claim(deps_of(request).ctx, asked)
+def _for_product(request: Request, principal: Principal, asked: ClaimRequest) -> ClaimRequest:
+    """The header narrows the claim to one product; without it, it spans those of the factory."""
+    header = request.headers.get("x-product-id")
+    if header and asked.product_id not in (None, header):
+        raise FleetError(
+            ErrorCode.CONFLICT, f"x-product-id is '{header}', the body's productId is '{asked.product_id}'"
+        )
+    named = header or asked.product_id
+    if named is None:
+        return asked
+    return asked.model_copy(update={"product_id": principal.checked_product(checked(check_name, named))})
 
 
-@router.post("/jobs/{job_id}/lease/renew", summary="The holder lives")
-async def renew(request: Request, principal: Factory, job_id: str, body: dict[str, Any]) -> TermAnswer:
+async def _held_open(request: Request, ctx: Context, asked: ClaimRequest) -> ClaimAnswer:
+    """Looks, waits, looks again; a client that hung up is looked for no more: nothing is committed for nobody."""
+    deadline_s = ctx.clock.boot_s() + min(asked.wait_s, ctx.timers.long_poll_s)
+    at_once = asked.model_copy(update={"wait_s": 0.0})
+    async with _hung_up(request) as gone:
+        while True:
+            changed = ctx.ready.changed()
+            answer = await claims.claim(ctx, at_once)
+            left_s = deadline_s - ctx.clock.boot_s()
+            if answer.grants or left_s <= 0:
+                return answer
+            change = asyncio.create_task(changed.wait())
+            try:
+                await asyncio.wait({change, gone}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                change.cancel()
+            if gone.done() or not changed.is_set():
+                return answer
+
+
+@contextlib.asynccontextmanager
+async def _hung_up(request: Request) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that is done when the client has gone away."""
+
+    async def until_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    gone = asyncio.create_task(until_gone())
+    try:
+        yield gone
+    finally:
+        gone.cancel()
+
+
+@router.post("/jobs/{job_id}/lease/renew", summary="The holder lives", responses=examples.answers(examples.TERM_ANSWER))
+async def renew(
+    request: Request,
+    principal: Factory,
+    job_id: str,
+    body: Annotated[RenewBody, Body(openapi_examples=examples.named(renew=examples.RENEW))],
+) -> TermAnswer:
+    """The answer carries `stop` where the work must end, and what is left of the lease."""
     key = job_key(request, principal, job_id)
-    term = {**speaks_for_itself(principal, body), "productId": key.product_id, "jobId": key.job_id}
-    return await terms.renew(deps_of(request).ctx, RenewRequest.model_validate(term))
+    return await terms.renew(deps_of(request).ctx, RenewRequest(**body.term(principal, key)))

@@ -2,41 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import Body, Request
 
 from coordinator.handlers import factories
-from coordinator.http.auth import Anybody, Factory
-from coordinator.http.claims import speaks_for_itself
+from coordinator.http import examples
+from coordinator.http.answers import FactoriesAnswer, FactoryRow, HeldJob
+from coordinator.http.auth import Anybody, Factory, products_of
+from coordinator.http.bodies import HeartbeatBody, HelloBody, spoken_by
 from coordinator.http.deps import deps_of
-from schemas.messages import HeartbeatAnswer, HeartbeatRequest, HelloAnswer, HelloRequest
+from coordinator.http.strict import make_router
+from schemas.messages import HeartbeatAnswer, HelloAnswer
 
-router = APIRouter(prefix="/api/fleet/factories", tags=["factories"])
-
-SECRET = ("tokenHashes", "busKey")
+router = make_router("factories", "/api/fleet/factories")
 
 
-@router.get("", summary="All factories of the products that the token is for")
-async def list_factories(request: Request, principal: Anybody) -> dict[str, Any]:
+@router.get(
+    "",
+    summary="All factories of the products that the token is for",
+    responses=examples.answers(examples.FACTORIES_ANSWER),
+)
+async def list_factories(request: Request, principal: Anybody) -> FactoriesAnswer:
+    """Of a factory that serves other products too, only what concerns these is shown."""
     ctx = deps_of(request).ctx
+    shown = products_of(request, principal)
     rows = []
     for entry in ctx.roster.entries():
-        if principal.products is not None and not principal.products & set(entry.doc.products):
+        products = tuple(name for name in entry.doc.products if shown is None or name in shown)
+        if not products:
             continue
-        shown = {name: value for name, value in entry.doc.to_doc().items() if name not in SECRET}
-        held = [{"productId": job.product_id, "jobId": job.id} for job in ctx.ready.held_by(entry.doc.id)]
-        rows.append({**shown, "health": str(ctx.roster.health(entry)), "holding": held})
-    return {"factories": rows}
+        held = [job for job in ctx.ready.held_by(entry.doc.id) if job.product_id in products]
+        rows.append(
+            FactoryRow.model_construct(
+                **{name: getattr(entry.doc, name) for name in type(entry.doc).model_fields}
+                | {
+                    "products": products,
+                    "health": ctx.roster.health(entry),
+                    "holding": tuple(HeldJob(product_id=job.product_id, job_id=job.id) for job in held),
+                }
+            )
+        )
+    return FactoriesAnswer(factories=tuple(rows))
 
 
-@router.post("/hello", summary="Open a session")
-async def hello(request: Request, principal: Factory, body: dict[str, Any]) -> HelloAnswer:
-    asked = HelloRequest.model_validate(speaks_for_itself(principal, body))
-    return await factories.hello(deps_of(request).ctx, asked)
+@router.post("/hello", summary="Open a session", responses=examples.answers(examples.HELLO_ANSWER))
+async def hello(
+    request: Request,
+    principal: Factory,
+    body: Annotated[HelloBody, Body(openapi_examples=examples.named(hello=examples.HELLO))],
+) -> HelloAnswer:
+    """The higher `sessionNo` wins and fences the sessions below it."""
+    return await factories.hello(deps_of(request).ctx, spoken_by(principal, body))
 
 
-@router.post("/heartbeat", summary="Alive, and what is held")
-async def heartbeat(request: Request, principal: Factory, body: dict[str, Any]) -> HeartbeatAnswer:
-    asked = HeartbeatRequest.model_validate(speaks_for_itself(principal, body))
-    return await factories.heartbeat(deps_of(request).ctx, asked)
+@router.post("/heartbeat", summary="Alive, and what is held", responses=examples.answers(examples.HEARTBEAT_ANSWER))
+async def heartbeat(
+    request: Request,
+    principal: Factory,
+    body: Annotated[HeartbeatBody, Body(openapi_examples=examples.named(heartbeat=examples.HEARTBEAT))],
+) -> HeartbeatAnswer:
+    """Renews every term that it names; the answer says what is no longer granted and what must stop."""
+    return await factories.heartbeat(deps_of(request).ctx, spoken_by(principal, body))

@@ -2,86 +2,141 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
-from fastapi.responses import JSONResponse
-from pydantic import Field
+from fastapi import Body, Header, Query, Request, Response
 
 from coordinator.handlers import actions, intake, terms
 from coordinator.handlers.claims import body_of
-from coordinator.http.auth import Anybody, Factory, Operator, job_key, product_of
+from coordinator.http import examples
+from coordinator.http.answers import (
+    ActionAnswer,
+    BatchAnswer,
+    BatchRefusal,
+    ErrorDoc,
+    JobAnswer,
+    JobDetail,
+    JobRow,
+    JobsPage,
+    SubmitAnswer,
+)
+from coordinator.http.auth import Anybody, Factory, Operator, Principal, job_key, product_of
+from coordinator.http.bodies import (
+    ActionBody,
+    BatchBody,
+    CheckpointBody,
+    PatchBody,
+    ReleaseBody,
+    ReviewBody,
+    SubmitBody,
+)
 from coordinator.http.deps import deps_of
-from coordinator.store.port import JOBS, QUERY_LIMIT_MAX, Where
+from coordinator.http.strict import make_router
+from coordinator.store.port import JOBS, Where
 from coordinator.store.port import Query as StoreQuery
 from coordinator.store.queries import read_job
 from coordinator.transact import Applied
-from schemas.base import Schema
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import KEY_LENGTH_MAX, JobKey
-from schemas.job import Checkpoint, Job, Result, Stage
-from schemas.messages import CheckpointRequest, LongText, NextRequest, ReleaseRequest, ReportRequest, StartRequest
-from schemas.projections import Insights
+from schemas.job import Checkpoint, Job, Stage
+from schemas.messages import EndAnswer, ReleaseRequest, ReportAnswer, ReportRequest, StartRequest, TermAnswer
 
-router = APIRouter(prefix="/api/fleet/jobs", tags=["jobs"])
+router = make_router("jobs", "/api/fleet/jobs")
 
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=KEY_LENGTH_MAX)]
-LIST_OMITS = ("outbox", "pendingEvents", "manifestSnapshot", "bodyMd", "sortKey", "manifestSha256")
-
-
-def job_row(job: Job) -> dict[str, Any]:
-    return {name: value for name, value in job.to_doc().items() if name not in LIST_OMITS}
-
-
-class SubmitBody(Schema):
-    """The JSON form of a submit; the manifest itself may as well be the whole body, as text/markdown."""
-
-    manifest: str
-    idempotency_key: str | None = None
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=KEY_LENGTH_MAX,
+        description="The same key does it once, however often it is asked.",
+    ),
+]
+FILTERED_PAGE = 200
+PAGES_MAX = 20  # looked through for one answer; whoever wants more asks on with the cursor
 
 
-class BatchBody(Schema):
-    items: Annotated[tuple[SubmitBody, ...], Field(min_length=1, max_length=intake.BATCH_MAX)]
+def _submitted(answer: intake.Submitted) -> SubmitAnswer:
+    return SubmitAnswer(job=JobRow.of(answer.job), repeated=answer.repeated, warnings=answer.warnings)
 
 
-def _submitted(answer: intake.Submitted) -> dict[str, Any]:
-    return {"job": job_row(answer.job), "repeated": answer.repeated, "warnings": list(answer.warnings)}
+def _submission(request: Request, principal: Principal, raw: bytes, key: str | None) -> intake.Submission:
+    """With the product of the header, where there is one that the token is for."""
+    product_id = product_of(request, principal) if request.headers.get("x-product-id") else None
+    return intake.Submission(raw, product_id, key)
 
 
-@router.post("", status_code=201, summary="Submit a manifest")
-async def submit(request: Request, principal: Operator, key: IdempotencyKey = None) -> JSONResponse:
+@router.post(
+    "",
+    status_code=201,
+    summary="Submit a manifest",
+    response_model=SubmitAnswer,
+    responses={
+        **examples.answers(examples.SUBMIT_ANSWER, 201, "submitted"),
+        **examples.answers(examples.SUBMIT_ANSWER | {"repeated": True}, 200, "it was known already", SubmitAnswer),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "text/markdown": {"schema": {"type": "string"}, "example": examples.MANIFEST},
+                "application/json": {
+                    "schema": SubmitBody.model_json_schema(by_alias=True),
+                    "example": examples.SUBMIT,
+                },
+            },
+        }
+    },
+)
+async def submit(request: Request, response: Response, principal: Operator, key: IdempotencyKey = None) -> SubmitAnswer:
     """Body: the manifest (text/markdown), or JSON {manifest, idempotencyKey}. 200 when it was known already."""
     raw = await request.body()
     if request.headers.get("content-type", "").startswith("application/json"):
         body = SubmitBody.model_validate_json(raw)
+        if key is not None and body.idempotency_key not in (None, key):
+            raise FleetError(
+                ErrorCode.CONFLICT, f"Idempotency-Key is '{key}', the body's idempotencyKey '{body.idempotency_key}'"
+            )
         raw, key = body.manifest.encode(), key or body.idempotency_key
-    submission = intake.Submission(raw, request.headers.get("x-product-id"), key)
-    if submission.product_id is not None:
-        product_of(request, principal)
     answer = await intake.submit(
-        deps_of(request).ctx, submission, principal.actor, principal.only_product, principal.checked_product
+        deps_of(request).ctx,
+        _submission(request, principal, raw, key),
+        principal.actor,
+        principal.only_product,
+        principal.checked_product,
     )
-    return JSONResponse(_submitted(answer), 200 if answer.repeated else 201)
+    response.status_code = 200 if answer.repeated else 201
+    return _submitted(answer)
 
 
-@router.post("/batch", summary="Submit several manifests, whose deps may name each other by idempotencyKey")
-async def submit_batch(request: Request, principal: Operator, body: BatchBody) -> dict[str, Any]:
+@router.post(
+    "/batch",
+    summary="Submit several manifests, whose deps may name each other by idempotencyKey",
+    responses=examples.answers(examples.BATCH_ANSWER),
+)
+async def submit_batch(
+    request: Request,
+    principal: Operator,
+    body: Annotated[BatchBody, Body(openapi_examples=examples.named(chain=examples.BATCH))],
+) -> BatchAnswer:
     """One answer per item, in order: {job, …} or {error}."""
-    product = request.headers.get("x-product-id")
-    if product is not None:
-        product_of(request, principal)
-    submissions = [intake.Submission(item.manifest.encode(), product, item.idempotency_key) for item in body.items]
     answers = await intake.submit_batch(
-        deps_of(request).ctx, submissions, principal.actor, principal.only_product, principal.checked_product
+        deps_of(request).ctx,
+        [_submission(request, principal, item.manifest.encode(), item.idempotency_key) for item in body.items],
+        principal.actor,
+        principal.only_product,
+        principal.checked_product,
     )
-    return {
-        "items": [
-            {"error": answer.to_doc()} if isinstance(answer, FleetError) else _submitted(answer) for answer in answers
-        ]
-    }
+    return BatchAnswer(items=tuple(_batch_item(answer) for answer in answers))
 
 
-@router.get("", summary="List jobs, newest first")
+def _batch_item(answer: intake.Submitted | FleetError) -> SubmitAnswer | BatchRefusal:
+    if isinstance(answer, FleetError):
+        return BatchRefusal(error=ErrorDoc(code=answer.code, message=answer.message, detail=answer.detail))
+    return _submitted(answer)
+
+
+@router.get("", summary="List jobs, newest first", responses=examples.answers(examples.JOBS_PAGE))
 async def list_jobs(
     request: Request,
     principal: Anybody,
@@ -90,26 +145,26 @@ async def list_jobs(
     q: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
-) -> dict[str, Any]:
+) -> JobsPage:
     """`q` looks into title and id. `cursor` comes from the page before; `nextCursor` is null on the last."""
     product_id = product_of(request, principal)
     where = (Where("stage", "=", str(stage)),) if stage else ()
-    rows: list[dict[str, Any]] = []
-    while len(rows) < limit:
-        query = StoreQuery(
-            JOBS, product_id, where, order="sortKey", descending=True, after=cursor, limit=min(QUERY_LIMIT_MAX, 200)
-        )
+    size = FILTERED_PAGE if capability or q else limit + 1
+    rows: list[JobRow] = []
+    for _ in range(PAGES_MAX):
+        query = StoreQuery(JOBS, product_id, where, order="sortKey", descending=True, after=cursor, limit=size)
         page = await deps_of(request).ctx.store.query(query)
         for stored in page:
-            job = Job.model_validate(stored.doc)
+            job = JobRow.model_validate(stored.doc)
+            wanted = _wanted(job, capability, q)
+            if wanted and len(rows) == limit:
+                return JobsPage(jobs=tuple(rows), next_cursor=cursor)
+            if wanted:
+                rows.append(job)
             cursor = job.sort_key
-            if _wanted(job, capability, q):
-                rows.append(job_row(job))
-            if len(rows) == limit:
-                return {"jobs": rows, "nextCursor": cursor}
-        if len(page) < query.limit:
-            return {"jobs": rows, "nextCursor": None}
-    return {"jobs": rows, "nextCursor": cursor}
+        if len(page) < size:
+            return JobsPage(jobs=tuple(rows), next_cursor=None)
+    return JobsPage(jobs=tuple(rows), next_cursor=cursor)
 
 
 def _wanted(job: Job, capability: str | None, q: str | None) -> bool:
@@ -118,11 +173,10 @@ def _wanted(job: Job, capability: str | None, q: str | None) -> bool:
     return q is None or q.lower() in job.title.lower() or q in job.id
 
 
-@router.get("/{job_id}", summary="One job, with its manifest")
-async def get_job(request: Request, principal: Anybody, job_id: str) -> dict[str, Any]:
+@router.get("/{job_id}", summary="One job, with its manifest", responses=examples.answers(examples.JOB_ANSWER))
+async def get_job(request: Request, principal: Anybody, job_id: str) -> JobAnswer:
     job = await found(request, job_key(request, principal, job_id))
-    shown = {"manifestSnapshot": job.manifest_snapshot, "bodyMd": await body_of(deps_of(request).ctx, job)}
-    return {"job": {**job_row(job), **shown}}
+    return JobAnswer(job=JobDetail.of_job(job, await body_of(deps_of(request).ctx, job)))
 
 
 async def found(request: Request, key: JobKey) -> Job:
@@ -132,86 +186,111 @@ async def found(request: Request, key: JobKey) -> Job:
     return stored.job
 
 
-class HolderPatch(Schema):
-    """What a holder says of its term: one of `stage: building`, `checkpoint`, or `result`."""
-
-    lease_epoch: Annotated[int, Field(ge=1)]
-    session_id: str = "rest"
-    session_no: int | None = None
-    ask_no: int = 0
-    stage: Literal["building"] | None = None
-    checkpoint: dict[str, Any] | None = None
-    result: Result | None = None
-    insights: Insights = Insights()
-    resets_at: str | None = None
-    next: NextRequest | None = None
-
-
-@router.patch("/{job_id}", summary="The holder: started, checkpoint, or report")
-async def patch_job(request: Request, principal: Factory, job_id: str, body: HolderPatch) -> dict[str, Any]:
+@router.patch(
+    "/{job_id}",
+    summary="The holder: started, checkpoint, or report",
+    responses=examples.answers(examples.REPORT_ANSWER),
+)
+async def patch_job(
+    request: Request,
+    principal: Factory,
+    job_id: str,
+    body: Annotated[
+        PatchBody,
+        Body(
+            openapi_examples=examples.named(
+                start=examples.START, checkpoint=examples.CHECKPOINT, report=examples.REPORT
+            )
+        ),
+    ],
+) -> TermAnswer | ReportAnswer:
+    """Start and checkpoint are answered as a renewal is. A report with `next` has two independent answers."""
     ctx = deps_of(request).ctx
-    key = job_key(request, principal, job_id)
-    term: dict[str, Any] = {
-        "factoryId": principal.id,
-        "sessionId": body.session_id,
-        "askNo": body.ask_no,
-        "productId": key.product_id,
-        "jobId": key.job_id,
-        "leaseEpoch": body.lease_epoch,
-    }
-    if body.result is not None:
-        report = ReportRequest.model_validate(
-            {
-                **term,
-                "result": body.result,
-                "insights": body.insights,
-                "checkpoint": _checkpoint(body.checkpoint),
-                "resetsAt": body.resets_at,
-                "sessionNo": body.session_no,
-                "next": body.next,
-            }
-        )
-        answer = await terms.report(ctx, report)
-        if answer.report_error is not None and body.next is None:
-            raise FleetError.from_doc(answer.report_error)
-        return answer.to_doc()
-    if body.checkpoint is not None:
-        return (await terms.checkpoint(ctx, CheckpointRequest.model_validate({**term, **body.checkpoint}))).to_doc()
-    if body.stage is not None:
-        return (await terms.start(ctx, StartRequest.model_validate(term))).to_doc()
-    raise FleetError(ErrorCode.INVALID_REQUEST, "found neither stage, checkpoint nor result; allowed is one of them")
+    term = body.term(principal, job_key(request, principal, job_id))
+    said = [name for name in ("stage", "checkpoint", "result") if getattr(body, name) is not None]
+    match said:
+        case ["stage"]:
+            return await terms.start(ctx, StartRequest(**term))
+        case ["checkpoint"]:
+            return await terms.checkpoint(ctx, body.saved(term))
+        case ["result"] | ["checkpoint", "result"]:
+            return await _report(request, term, body)
+    raise FleetError(
+        ErrorCode.INVALID_REQUEST,
+        f"found {' and '.join(said) or 'neither stage, checkpoint nor result'}; "
+        "allowed is one of stage, checkpoint and result, or checkpoint with result",
+    )
 
 
-def _checkpoint(doc: dict[str, Any] | None) -> Checkpoint | None:
-    return None if doc is None else Checkpoint.model_validate(doc)
+async def _report(request: Request, term: dict[str, Any], body: PatchBody) -> ReportAnswer:
+    report = ReportRequest(
+        **term,
+        result=body.result,
+        insights=body.insights,
+        checkpoint=_checkpoint(request, body.checkpoint),
+        resets_at=body.resets_at,
+        session_no=body.session_no,
+        next=body.next,
+    )
+    answer = await terms.report(deps_of(request).ctx, report)
+    if answer.report_error is not None and body.next is None:
+        raise FleetError.from_doc(answer.report_error)
+    return answer
 
 
-@router.post("/{job_id}/lease/release", summary="The holder gives the job back")
-async def release(request: Request, principal: Factory, job_id: str, body: dict[str, Any]) -> dict[str, Any]:
-    key = job_key(request, principal, job_id)
-    term = {**body, "factoryId": principal.id, "productId": key.product_id, "jobId": key.job_id}
-    return (await terms.release(deps_of(request).ctx, ReleaseRequest.model_validate(term))).to_doc()
+def _checkpoint(request: Request, said: CheckpointBody | None) -> Checkpoint | None:
+    """The handler puts the holder's own name where it says that the work lies on its machine."""
+    if said is None:
+        return None
+    return Checkpoint(
+        ref=said.ref,
+        commit=said.commit,
+        at=said.at or deps_of(request).ctx.clock.now(),
+        number=said.number,
+        local="here" if said.local else None,
+    )
 
 
-class ActionBody(Schema):
-    reason: LongText | None = None
-    checkpoint: Checkpoint | None = None
-    lease_epoch: int | None = None
+@router.post(
+    "/{job_id}/lease/release",
+    summary="The holder gives the job back",
+    responses=examples.answers(examples.END_ANSWER),
+)
+async def release(
+    request: Request,
+    principal: Factory,
+    job_id: str,
+    body: Annotated[ReleaseBody, Body(openapi_examples=examples.named(release=examples.RELEASE))],
+) -> EndAnswer:
+    asked = ReleaseRequest(
+        **body.term(principal, job_key(request, principal, job_id)),
+        outcome=body.outcome,
+        reason=body.reason,
+        checkpoint=_checkpoint(request, body.checkpoint),
+    )
+    return await terms.release(deps_of(request).ctx, asked)
 
 
-def _done(applied: Applied) -> dict[str, Any]:
-    return {"job": job_row(applied.job), "event": applied.event.to_doc(), "repeated": applied.repeated}
+def _done(applied: Applied) -> ActionAnswer:
+    return ActionAnswer(job=JobRow.of(applied.job), event=applied.event, repeated=applied.repeated)
 
 
-@router.post("/{job_id}/actions/{action}", summary="ship, requeue, reject, cancel or preempt")
+@router.post(
+    "/{job_id}/actions/{action}",
+    summary="ship, requeue, reject, cancel or preempt",
+    responses=examples.answers(examples.ACTION_ANSWER),
+)
 async def act(
     request: Request,
     principal: Operator,
     job_id: str,
     action: str,
-    body: ActionBody | None = None,
+    body: Annotated[
+        ActionBody | None,
+        Body(openapi_examples=examples.named(any=examples.ACTION, preempt=examples.PREEMPT)),
+    ] = None,
     key: IdempotencyKey = None,
-) -> dict[str, Any]:
+) -> ActionAnswer:
     """Without an Idempotency-Key the action is not safe to repeat."""
     ctx = deps_of(request).ctx
     body = body or ActionBody()
@@ -228,15 +307,19 @@ async def act(
     return _done(applied)
 
 
-class ReviewBody(Schema):
-    verdict: Literal["approve", "request_changes", "reject"]
-    reason: LongText | None = None
-
-
-@router.post("/{job_id}/review", summary="Approve, ask for changes, or reject")
+@router.post(
+    "/{job_id}/review",
+    summary="Approve, ask for changes, or reject",
+    responses=examples.answers(examples.REVIEW_ANSWER),
+)
 async def review(
-    request: Request, principal: Operator, job_id: str, body: ReviewBody, key: IdempotencyKey = None
-) -> dict[str, Any]:
+    request: Request,
+    principal: Operator,
+    job_id: str,
+    body: Annotated[ReviewBody, Body(openapi_examples=examples.named(approve=examples.REVIEW))],
+    key: IdempotencyKey = None,
+) -> ActionAnswer:
+    """Each approver counts once; at the number that the manifest asks for the job goes on."""
     ctx = deps_of(request).ctx
     target = job_key(request, principal, job_id)
     return _done(

@@ -1,12 +1,22 @@
-"""Server-sent events: how a stream is written, and whether it is live or polls."""
+"""Server-sent events: how a stream is written, whether it is live or polls, and for how long anybody may listen."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
+from fastapi import Request
+from fastapi.responses import StreamingResponse
 
-from coordinator.http.deps import Deps
+from coordinator.http.auth import authenticated
+from coordinator.http.deps import Deps, deps_of
+from coordinator.store.port import StoreError
+from schemas.errors import FleetError
+
+log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 15.0
 POLL_S = 1.0
@@ -20,3 +30,53 @@ def sse(name: str, data: Any, event_id: str | None = None) -> str:
 def mode_of(deps: Deps) -> str:
     """`live` where every change is heard of at once, `polling` where other coordinators' are not, for want of a bus."""
     return "live" if deps.alone or deps.bus.connected else "polling"
+
+
+def streaming(lines: AsyncIterator[str]) -> StreamingResponse:
+    """A stream whose store fails, or whose token is revoked, ends; whoever listened resumes where it was."""
+
+    async def until_trouble() -> AsyncIterator[str]:
+        try:
+            async for line in lines:
+                yield line
+        except (StoreError, FleetError) as error:
+            log.info("a stream ends: %s", error)
+
+    return StreamingResponse(
+        until_trouble(),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def check_still_allowed(request: Request, product_id: str) -> None:
+    """A revoked token hears no more. Raises unauthorized or forbidden."""
+    principal = await authenticated(deps_of(request).ctx, request.headers.get("authorization"))
+    principal.checked_product(product_id)
+
+
+class Ticks:
+    """The pauses of a stream: until a change, a change of mode, or a poll that is due; keep-alives in between."""
+
+    def __init__(self, deps: Deps, changed: asyncio.Event) -> None:
+        self._deps = deps
+        self._changed = changed
+        self._silent_s = 0.0
+
+    def told(self) -> None:
+        self._silent_s = 0.0
+
+    async def next(self, mode: str) -> bool:
+        """False: only a keep-alive is due."""
+        while True:
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await self._changed.wait()
+                return True
+            except TimeoutError:
+                self._silent_s += POLL_S
+            if self._silent_s >= KEEP_ALIVE_S:
+                self._silent_s = 0.0
+                return False
+            if mode == "polling" or mode_of(self._deps) != mode:
+                return True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -35,21 +37,23 @@ class Problem(BaseModel):
     extra: dict[str, Any] = {}
 
 
-def problem(error: FleetError) -> Response:
+def problem(error: FleetError, status: int | None = None, headers: Mapping[str, str] | None = None) -> Response:
     spec = ERRORS[error.code]
     body = Problem(
         type=f"urn:gigafactory:error:{error.code}",
         title=spec.title,
-        status=spec.status,
+        status=status or spec.status,
         detail=error.message,
         code=error.code,
         definite=spec.definite,
         extra=error.detail,
     )
-    headers = {"WWW-Authenticate": "Bearer"} if spec.status == 401 else {}
+    sent = dict(headers or {})
+    if error.code is ErrorCode.UNAUTHORIZED:
+        sent["WWW-Authenticate"] = "Bearer"
     if error.code is ErrorCode.UNAVAILABLE:
-        headers["Retry-After"] = "1"
-    return Response(orjson.dumps(body.model_dump()), spec.status, headers, "application/problem+json")
+        sent["Retry-After"] = "1"
+    return Response(orjson.dumps(body.model_dump(), default=str), body.status, sent, "application/problem+json")
 
 
 class BodyLimit:
@@ -63,21 +67,44 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         received = 0
+        answered = False
 
         async def bounded() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > BODY_BYTES_MAX:
-                raise FleetError(
-                    ErrorCode.TOO_LARGE, f"the request has more than {BODY_BYTES_MAX} bytes", allowed=BODY_BYTES_MAX
-                )
+                raise _TooLarge
             return message
 
-        try:
-            await self._app(scope, bounded, send)
-        except FleetError as error:
-            await problem(error)(scope, receive, send)
+        async def watched(message: Message) -> None:
+            nonlocal answered
+            if received <= BODY_BYTES_MAX:  # else what the application makes of the break is not the answer
+                answered = True
+                await send(message)
+
+        with contextlib.suppress(_TooLarge):
+            await self._app(scope, bounded, watched)
+        if received > BODY_BYTES_MAX and not answered:
+            sentence = f"the request has more than {BODY_BYTES_MAX} bytes; allowed are {BODY_BYTES_MAX}"
+            refusal = problem(
+                FleetError(ErrorCode.TOO_LARGE, sentence, allowed=BODY_BYTES_MAX), headers={"Connection": "close"}
+            )
+            await refusal(scope, receive, send)
+
+
+class _TooLarge(Exception):
+    """Breaks the reading off."""
+
+
+def _found(first: Mapping[str, Any]) -> str:
+    """The first thing that is wrong with a request: where, what is allowed, what was found."""
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid":
+        return f"{place}: this is no JSON: {first.get('ctx', {}).get('error', first['msg'])}"
+    if first["type"] == "missing":
+        return f"{place}: found nothing; it is required"
+    return f"{place}: {first['msg']} (found {str(first.get('input'))[:80]!r})"
 
 
 def install(app: FastAPI) -> None:
@@ -89,9 +116,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_bad_request(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return problem(FleetError(ErrorCode.INVALID_REQUEST, f"{place}: {first['msg']}"))
+        return problem(FleetError(ErrorCode.INVALID_REQUEST, _found(error.errors()[0])))
 
     @app.exception_handler(ValidationError)
     async def on_bad_message(request: Request, error: ValidationError) -> Response:
@@ -104,7 +129,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
         code = OF_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
-        return problem(FleetError(code, f"{request.method} {request.url.path}: {error.detail}"))
+        status = error.status_code if error.status_code in (404, 405) else None
+        return problem(FleetError(code, f"{request.method} {request.url.path}: {error.detail}"), status, error.headers)
 
     @app.exception_handler(Exception)
     async def on_mistake(request: Request, error: Exception) -> Response:

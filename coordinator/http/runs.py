@@ -4,111 +4,147 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import Body, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
 from coordinator.handlers.terms import check_holder
-from coordinator.http.auth import Anybody, Factory, job_key
+from coordinator.http import examples
+from coordinator.http.answers import EventsPage, Explanation, LogPage, RunsPage
+from coordinator.http.auth import Anybody, Factory, Principal, job_key
+from coordinator.http.bodies import LogBody
 from coordinator.http.deps import Deps, deps_of
 from coordinator.http.jobs import found
-from coordinator.http.live import KEEP_ALIVE_S, POLL_S, mode_of, sse
+from coordinator.http.live import POLL_S, Ticks, check_still_allowed, mode_of, sse, streaming
+from coordinator.http.strict import make_router
 from coordinator.scheduler.explain import explain
+from coordinator.scheduler.snapshot import Snapshot
 from coordinator.store.queries import runs_of
 from coordinator.transact import history
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey
 from schemas.messages import LogChunk
+from schemas.projections import EventDoc
 
-router = APIRouter(prefix="/api/fleet/jobs/{job_id}", tags=["runs"])
+router = make_router("runs", "/api/fleet/jobs/{job_id}")
+
+RUNS_PAGE = 100
+HISTORY_SHOWN = 20
+NUMBER_MAX = 2**53
+SeenUpTo = Annotated[int, Query(ge=0, le=NUMBER_MAX)]
 
 
-@router.get("/runs", summary="Each term of the job: who, why this one, how it ended")
-async def list_runs(
-    request: Request, principal: Anybody, job_id: str, cursor: Annotated[int, Query(ge=0)] = 0
-) -> dict[str, Any]:
+@router.get(
+    "/runs",
+    summary="Each term of the job: who, why this one, how it ended",
+    responses=examples.answers(examples.RUNS_PAGE),
+)
+async def list_runs(request: Request, principal: Anybody, job_id: str, cursor: SeenUpTo = 0) -> RunsPage:
     key = job_key(request, principal, job_id)
     await found(request, key)
-    runs = await runs_of(deps_of(request).ctx.store, key.job_id, cursor, limit=100)
-    return {
-        "runs": [run.to_doc() for run in runs],
-        "nextCursor": runs[-1].lease_epoch if len(runs) == 100 else None,
-    }
+    runs = await runs_of(deps_of(request).ctx.store, key.job_id, cursor, limit=RUNS_PAGE + 1)
+    more = len(runs) > RUNS_PAGE
+    return RunsPage(runs=tuple(runs[:RUNS_PAGE]), next_cursor=runs[RUNS_PAGE - 1].lease_epoch if more else None)
 
 
-@router.get("/events", summary="The job's history, in order, without a gap")
+@router.get(
+    "/events",
+    summary="The job's history, in order, without a gap",
+    responses=examples.answers(examples.EVENTS_PAGE),
+)
 async def list_events(
     request: Request,
     principal: Anybody,
     job_id: str,
-    cursor: Annotated[int, Query(ge=0)] = 0,
+    cursor: SeenUpTo = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 200,
-) -> dict[str, Any]:
+) -> EventsPage:
     events = await events_after_cursor(deps_of(request), job_key(request, principal, job_id), cursor)
-    page = events[:limit]
-    return {"events": page, "nextCursor": page[-1]["seq"] if len(events) > limit else None}
+    more = len(events) > limit
+    return EventsPage(events=tuple(events[:limit]), next_cursor=events[limit - 1].seq if more else None)
 
 
-async def events_after_cursor(deps: Deps, key: JobKey, cursor: int) -> list[dict[str, Any]]:
+async def events_after_cursor(deps: Deps, key: JobKey, cursor: int) -> list[EventDoc]:
     events = await history(deps.ctx.store, key, cursor)
     if events is None:
         raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {key.job_id} in product {key.product_id}")
-    return [event.to_doc() for event in events]
+    return events
 
 
-@router.get("/events/stream", summary="The history as server-sent events; resumes by Last-Event-ID")
+@router.get(
+    "/events/stream",
+    summary="The history as server-sent events; resumes by Last-Event-ID",
+    response_class=StreamingResponse,
+    responses=examples.answers(examples.EVENT_STREAM, media="text/event-stream"),
+)
 async def stream_events(
     request: Request,
     principal: Anybody,
     job_id: str,
-    last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0)] = 0,
+    last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0, le=NUMBER_MAX)] = 0,
 ) -> StreamingResponse:
+    """Opens with `event: mode` (live or polling) and repeats it on change; keeps alive every 15 s."""
     deps, key = deps_of(request), job_key(request, principal, job_id)
-    await events_after_cursor(deps, key, last_event_id)
+    await found(request, key)
 
     async def lines() -> AsyncIterator[str]:
-        seen, mode, idle_s = last_event_id, "", 0.0
+        seen, mode = last_event_id, ""
         async with deps.feed.watch(key) as changed:
+            ticks = Ticks(deps, changed)
             while True:
                 changed.clear()
+                await check_still_allowed(request, key.product_id)
                 if mode != (now := mode_of(deps)):
                     mode = now
                     yield sse("mode", {"mode": mode})
                 for event in await events_after_cursor(deps, key, seen):
-                    seen, idle_s = event["seq"], 0.0
-                    yield sse("event", event, event_id=str(seen))
-                wait_s = KEEP_ALIVE_S if mode == "live" else POLL_S
-                try:
-                    async with asyncio.timeout(wait_s):
-                        await changed.wait()
-                except TimeoutError:
-                    idle_s += wait_s
-                    if idle_s >= KEEP_ALIVE_S:
-                        idle_s = 0.0
-                        yield ": alive\n\n"
+                    seen = event.seq
+                    ticks.told()
+                    yield sse("event", event.to_doc(), event_id=str(seen))
+                while not await ticks.next(mode):
+                    await check_still_allowed(request, key.product_id)
+                    yield ": alive\n\n"
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return streaming(lines())
 
 
-@router.get("/explain", summary="Why it is where it is, and what would start it")
-async def explain_job(request: Request, principal: Anybody, job_id: str) -> dict[str, Any]:
+@router.get(
+    "/explain",
+    summary="Why it is where it is, and what would start it",
+    responses=examples.answers(examples.EXPLANATION),
+)
+async def explain_job(request: Request, principal: Anybody, job_id: str) -> Explanation:
+    """Candidates are the factories of the products that the token is for."""
     deps, key = deps_of(request), job_key(request, principal, job_id)
     job = await found(request, key)
-    events = await events_after_cursor(deps, key, max(0, job.seq - 20))
-    return {**explain(job, deps.ctx.snapshot()), "history": events}
+    events = await events_after_cursor(deps, key, max(0, job.seq - HISTORY_SHOWN))
+    told = explain(job, _seen_by(principal, deps.ctx.snapshot()))
+    return Explanation.model_validate({**told, "history": events})
 
 
-@router.get("/logs", summary="What the engine of a term printed; text, or server-sent events with `follow`")
+def _seen_by(principal: Principal, snapshot: Snapshot) -> Snapshot:
+    if principal.products is None:
+        return snapshot
+    return replace(snapshot, factories=tuple(view for view in snapshot.factories if view.products & principal.products))
+
+
+@router.get(
+    "/logs",
+    summary="What the engine of a term printed; text, or server-sent events with `follow`",
+    response_model=LogPage,
+    responses=examples.answers(examples.LOG_PAGE),
+)
 async def read_logs(
     request: Request,
     principal: Anybody,
     job_id: str,
-    epoch: Annotated[int | None, Query(ge=1)] = None,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    epoch: Annotated[int | None, Query(ge=1, le=NUMBER_MAX)] = None,
+    offset: SeenUpTo = 0,
     *,
     follow: bool = False,
-) -> Any:
+) -> LogPage | StreamingResponse:
     """Without `epoch`: the latest term that printed anything. Following ends when the term has ended."""
     deps, key = deps_of(request), job_key(request, principal, job_id)
     job = await found(request, key)
@@ -116,28 +152,35 @@ async def read_logs(
     chosen = epoch or (job.lease_epoch if job.held else max(epochs, default=max(1, job.granted_epoch)))
     if not follow:
         text, after = deps.logs.read(key, chosen, offset)
-        return {"leaseEpoch": chosen, "epochs": epochs, "offset": offset, "text": text, "nextOffset": after}
+        return LogPage(lease_epoch=chosen, epochs=tuple(epochs), offset=offset, text=text, next_offset=after)
 
     async def lines() -> AsyncIterator[str]:
         at = offset
         while True:
+            await check_still_allowed(request, key.product_id)
+            job_now = await found(request, key)  # before the log is read: what it printed last is not left out
             text, after = deps.logs.read(key, chosen, at)
             if text:
                 at = after
                 yield sse("log", {"leaseEpoch": chosen, "text": text}, event_id=str(at))
                 continue
-            job_now = await found(request, key)
             if not job_now.held or job_now.lease_epoch != chosen:
                 yield sse("end", {"stage": str(job_now.stage)})
                 return
             await asyncio.sleep(POLL_S / 4)
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return streaming(lines())
 
 
 @router.post("/logs", status_code=204, summary="The holder's output, bounded")
-async def write_logs(request: Request, principal: Factory, job_id: str, body: dict[str, Any]) -> None:
+async def write_logs(
+    request: Request,
+    principal: Factory,
+    job_id: str,
+    body: Annotated[LogBody, Body(openapi_examples=examples.named(chunk=examples.LOG))],
+) -> None:
+    """A repeat changes nothing; a gap is marked."""
     deps, key = deps_of(request), job_key(request, principal, job_id)
-    chunk = LogChunk.model_validate({**body, "productId": key.product_id, "jobId": key.job_id})
+    chunk = LogChunk(product_id=key.product_id, job_id=key.job_id, **dict(body))
     await check_holder(deps.ctx, key, principal.id, chunk.session_id, chunk.lease_epoch)
     deps.logs.append(chunk)

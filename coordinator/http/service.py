@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from coordinator.http import examples
+from coordinator.http.answers import Alive, Readiness
 from coordinator.http.auth import Anybody
 from coordinator.http.deps import Deps, deps_of
+from coordinator.http.strict import make_router
 from coordinator.store.port import JOBS, StoreError
 from schemas.job import Job
 from schemas.projections import EventDoc
 
-router = APIRouter(tags=["service"])
+router = make_router("service")
 
 
 class FleetMetrics(Collector):
@@ -52,13 +54,25 @@ class FleetMetrics(Collector):
         yield CounterMetricFamily("gigafactory_bus_refused", "Requests with a foreign reply.", self._deps.bus.refused)
 
 
-@router.get("/healthz", summary="The process lives")
-async def healthz() -> dict[str, str]:
-    return {"status": "ok"}
+@router.get("/healthz", summary="The process lives", responses=examples.answers(examples.ALIVE))
+async def healthz() -> Alive:
+    return Alive(status="ok")
 
 
-@router.get("/readyz", summary="Whether it can work, and which of store and bus is degraded")
-async def readyz(request: Request, response: Response) -> dict[str, Any]:
+@router.get(
+    "/readyz",
+    summary="Whether it can work, and which of store and bus is degraded",
+    responses={
+        **examples.answers(examples.READINESS),
+        **examples.answers(
+            {"status": "unavailable", "store": "unavailable: the disk is full", "bus": "ok"},
+            503,
+            "the store does not answer",
+            Readiness,
+        ),
+    },
+)
+async def readyz(request: Request, response: Response) -> Readiness:
     """503 without the store. Without the bus it is ready and degraded: everything goes over REST."""
     deps = deps_of(request)
     store = "ok"
@@ -68,9 +82,14 @@ async def readyz(request: Request, response: Response) -> dict[str, Any]:
         store, response.status_code = f"unavailable: {error}", 503
     bus = "ok" if deps.bus.connected else "unavailable: REST only"
     status = "unavailable" if store != "ok" else "ok" if bus == "ok" else "degraded"
-    return {"status": status, "store": store, "bus": bus}
+    return Readiness(status=status, store=store, bus=bus)
 
 
-@router.get("/metrics", summary="Prometheus metrics; any valid token")
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics; any valid token",
+    response_class=Response,
+    responses=examples.answers(examples.METRICS, media="text/plain"),
+)
 async def metrics(request: Request, principal: Anybody) -> Response:
     return Response(generate_latest(request.app.state.metrics.registry), media_type="text/plain; version=0.0.4")

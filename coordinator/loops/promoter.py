@@ -53,15 +53,21 @@ class Promoter:
         """Everything there is, bounded by MOVED_MAX; gives how many, by action."""
         moved: Counter[str] = Counter()
         for product_id in await self._ctx.ready.products(self._ctx.store):
-            async for job in self._waiting(product_id, now):
-                if moved.total() >= MOVED_MAX:
-                    return moved
-                with left_to_the_next_run(f"the promotion of {job.id}"):
-                    action = await self.promote(job, now)
-                    if action is not None:
-                        moved[action] += 1
+            with left_to_the_next_run(f"the promotions of {product_id}"):
+                await self._run_product(product_id, now, moved)
+        if moved.total() >= MOVED_MAX:
+            return moved  # there may be more: the next run looks at all of it again
         self._failed_since = timestamp_text(now - timedelta(seconds=LOOK_BACK_S))
         return moved
+
+    async def _run_product(self, product_id: str, now: datetime, moved: Counter[str]) -> None:
+        async for job in self._waiting(product_id, now):
+            if moved.total() >= MOVED_MAX:
+                return
+            with left_to_the_next_run(f"the promotion of {job.id}"):
+                action = await self.promote(job, now)
+                if action is not None:
+                    moved[action] += 1
 
     async def promote(self, job: Job, now: datetime) -> Action | None:
         """One step of one job, if it is due."""

@@ -29,15 +29,19 @@ class Reaper:
         """Ends at most ENDED_MAX terms; gives how many, by cause."""
         ended: Counter[str] = Counter()
         for product_id in await self._ctx.ready.products(self._ctx.store):
-            async for job in jobs_in(self._ctx.store, product_id, Stage.ASSIGNED, Stage.BUILDING):
-                if ended.total() >= ENDED_MAX:
-                    return ended
-                with left_to_the_next_run(f"term {job.lease_epoch} of {job.id}"):
-                    cause = await self._due(job, now)
-                    if cause is not None and isinstance(await end_term(self._ctx, job, cause, now), Applied):
-                        ended[cause] += 1
-                        log.info("ended term %d of %s: %s", job.lease_epoch, job.id, cause)
+            with left_to_the_next_run(f"the reaping of {product_id}"):
+                await self._run_product(product_id, now, ended)
         return ended
+
+    async def _run_product(self, product_id: str, now: datetime, ended: Counter[str]) -> None:
+        async for job in jobs_in(self._ctx.store, product_id, Stage.ASSIGNED, Stage.BUILDING):
+            if ended.total() >= ENDED_MAX:
+                return
+            with left_to_the_next_run(f"term {job.lease_epoch} of {job.id}"):
+                cause = await self._due(job, now)
+                if cause is not None and isinstance(await end_term(self._ctx, job, cause, now), Applied):
+                    ended[cause] += 1
+                    log.info("ended term %d of %s: %s", job.lease_epoch, job.id, cause)
 
     async def _due(self, job: Job, now: datetime) -> Cause | None:
         timers = self._ctx.timers

@@ -26,16 +26,18 @@ class Sweeper:
                 swept["projected"] = await self._project_left_over()
         await self._ctx.ready.refresh(self._ctx.store)
         await refresh_roster(self._ctx)
+        self._ctx.ready.wake()  # whoever waits looks again: not everything that matters is heard of here
         return swept
 
     async def _project_left_over(self) -> int:
         done = 0
         for product_id in await self._ctx.ready.products(self._ctx.store):
-            async for job in jobs_where(self._ctx.store, product_id, Where("pendingEvents", ">", 0)):
-                if done >= SWEPT_MAX:
-                    return done
-                with left_to_the_next_run(f"the outbox of {job.id}"):
-                    done += await self._settle(job.key)
+            with left_to_the_next_run(f"the outboxes of {product_id}"):
+                async for job in jobs_where(self._ctx.store, product_id, Where("pendingEvents", ">", 0)):
+                    if done >= SWEPT_MAX:
+                        return done
+                    with left_to_the_next_run(f"the outbox of {job.id}"):
+                        done += await self._settle(job.key)
         return done
 
     async def _settle(self, key: JobKey) -> int:

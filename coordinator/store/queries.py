@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
+
+from pydantic import ValidationError
 
 from coordinator.store.port import (
     EVENTS,
@@ -21,6 +24,8 @@ from schemas.factory import FactoryDoc
 from schemas.ids import JobKey, lease_id
 from schemas.job import HELD, Job, Stage
 from schemas.projections import EventDoc, LeaseDoc, RunDoc
+
+log = logging.getLogger(__name__)
 
 PAGE = 200
 
@@ -95,7 +100,10 @@ async def jobs_where(store: Store, product_id: str, *where: Where) -> AsyncItera
     while True:
         page = await store.query(Query(JOBS, product_id, where, after=after, limit=PAGE))
         for stored in page:
-            yield Job.model_validate(stored.doc)
+            try:
+                yield Job.model_validate(stored.doc)
+            except ValidationError:
+                log.exception("%s in %s is no valid job: it is passed over", stored.doc["id"], product_id)
         if len(page) < PAGE:
             return
         after = page[-1].doc["id"]
