@@ -109,7 +109,7 @@ class Agent:
             free_disk_bytes=self._free_disk(),
         )
         try:
-            return HelloAnswer.model_validate(await self._wire.insist("hello", request.to_doc()))
+            return HelloAnswer.model_validate((await self._wire.insist("hello", request.to_doc())).doc)
         except FleetError as error:
             if error.code is ErrorCode.FENCED:
                 raise FencedSession(error.message) from error

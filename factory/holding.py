@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from factory.engines.port import EngineAdapter
 from factory.guard import TrustWindow
@@ -18,7 +17,7 @@ from factory.logs import SendChunk
 from factory.outbox import Outbox, Pending
 from factory.session import TermSession
 from factory.term import Term, TermEnd, Tools
-from factory.wire import RETRY_FIRST_S, RETRY_MAX_S, Wire
+from factory.wire import RETRY_FIRST_S, RETRY_MAX_S, Answered, Wire
 from factory.workspace import Saved, Workspaces
 from runtime.clock import Clock
 from schemas.errors import ErrorCode, FleetError
@@ -271,31 +270,31 @@ class Holdings:
             return accepted
         report = ReportRequest(**fields, result=end.result, insights=end.insights, session_no=self._wire.session_no)
         pending = self._outbox.put("report", report.to_doc())
+        request_id = self._wire.request_id()
         if self._drain_by_s is None:  # asked for in the same round trip, but never on disk: it is this session's ask
-            ask = NextRequest(request_id=self._wire.request_id())
+            ask = NextRequest(request_id=request_id)
             pending = pending._replace(message={**pending.message, "next": ask.to_doc()})
-            self._asked.add(ask.request_id)
-        asked_at_s = self._clock.boot_s()
+            self._asked.add(request_id)
         try:
             answer, accepted = await self._deliver(pending)
             self._running.pop(key, None)  # its seat is the next one's now
-            following = ReportAnswer.model_validate(answer).next
+            following = ReportAnswer.model_validate(answer.doc).next
             if following is not None:  # whatever became of the report
-                self.take(following, asked_at_s)
+                self.take(following, answer.asked_at_s)
             return accepted
         finally:
-            self._asked.discard(pending.message.get("next", {}).get("requestId"))
+            self._asked.discard(request_id)
 
-    async def _deliver(self, pending: Pending) -> tuple[dict[str, Any], bool]:
+    async def _deliver(self, pending: Pending) -> tuple[Answered, bool]:
         """Until it is answered; and whether it was accepted, or refused for good. Raises FleetError unauthorized."""
         while True:
             try:
                 answer = await self._wire.insist(pending.op, pending.message)
-                refusal = answer.get("reportError")
+                refusal = answer.doc.get("reportError")
             except FleetError as error:
                 if error.code is ErrorCode.UNAUTHORIZED:  # the asker was refused, not what it said
                     raise
-                answer, refusal = {}, error.to_doc()
+                answer, refusal = Answered({}, 0.0), error.to_doc()
             if refusal and refusal.get("code") in (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL):
                 await asyncio.sleep(RETRY_FIRST_S)
                 continue

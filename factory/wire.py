@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from factory.link.port import Link, Unanswered
 from runtime.clock import Clock
@@ -16,6 +16,13 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 0.2
 RETRY_MAX_S = 5.0
+
+
+class Answered(NamedTuple):
+    """`asked_at_s`: when the attempt that was answered began; an answer is trusted from then on, not from the first."""
+
+    doc: dict[str, Any]
+    asked_at_s: float
 
 
 class Wire:
@@ -64,12 +71,13 @@ class Wire:
         """Once. Raises Unanswered or FleetError."""
         return await self._link.call(op, message)
 
-    async def insist(self, op: str, message: dict[str, Any]) -> dict[str, Any]:
+    async def insist(self, op: str, message: dict[str, Any]) -> Answered:
         """Until it is answered. Raises FleetError for a refusal."""
         wait_s = RETRY_FIRST_S
         while True:
+            asked_at_s = self._clock.boot_s()
             try:
-                return await self._link.call(op, message)
+                return Answered(await self._link.call(op, message), asked_at_s)
             except Unanswered as error:
                 log.warning("%s is not answered, trying again: %s", op, error)
                 await asyncio.sleep(wait_s)

@@ -53,6 +53,7 @@ class Worktree:
     base: str
     local: bool
     pushed: tuple[str, str] | None = None
+    kept: str | None = None  # what the ref points to: the last snapshot, joined with those before it
 
     @property
     def ref(self) -> str:
@@ -84,11 +85,15 @@ class Workspaces:
         content, head, commit = await self._snapshot(tree, message)
         if tree.pushed == (content, head) or (tree.pushed is None and commit == tree.base):
             return None
+        kept = commit
+        if tree.kept is not None:
+            # The coordinator may know of an earlier snapshot only: it must stay reachable from the ref.
+            kept = await _in_tree(tree, "commit-tree", content, "-p", commit, "-p", tree.kept, "-m", message)
         if tree.remote is not None:
-            await _in_tree(tree, "push", "--quiet", "--force", "--no-verify", tree.remote, f"{commit}:{tree.ref}")
+            await _in_tree(tree, "push", "--quiet", "--force", "--no-verify", tree.remote, f"{kept}:{tree.ref}")
         else:
-            await _in_tree(tree, "update-ref", tree.ref, commit)
-        tree.pushed = (content, head)
+            await _in_tree(tree, "update-ref", tree.ref, kept)
+        tree.pushed, tree.kept = (content, head), kept
         return Saved(commit, content, tree.ref, tree.local)
 
     async def is_saved(self, tree: Worktree) -> bool:
@@ -100,7 +105,7 @@ class Workspaces:
         """The branch of a finished term, or None where there is no repository to push it to."""
         if tree.remote is None:
             return None
-        branch = f"gigafactory/{tree.job_id}/{tree.lease_epoch}"
+        branch = f"fleet/{tree.job_id}/{tree.lease_epoch}"  # not the ref's own name: git takes refs/X before a branch X
         target = f"{saved_commit}:refs/heads/{branch}"
         await _in_tree(tree, "push", "--quiet", "--force", "--no-verify", tree.remote, target)
         return branch

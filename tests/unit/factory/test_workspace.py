@@ -157,8 +157,8 @@ async def test_a_branch_appears_only_when_the_finished_work_is_published(spaces:
     work(tree)
     commit = await saved(spaces, tree)
     assert [ref for ref in refs(repo) if ref.startswith("refs/heads/")] == ["refs/heads/main"]
-    assert await spaces.publish(tree, commit) == "gigafactory/job1/1"
-    assert refs(repo)["refs/heads/gigafactory/job1/1"] == commit
+    assert await spaces.publish(tree, commit) == "fleet/job1/1"
+    assert refs(repo)["refs/heads/fleet/job1/1"] == commit
     assert await spaces.diff_stat(tree, commit) == {"files": 1, "insertions": 1, "deletions": 0}
 
 
