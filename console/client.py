@@ -39,7 +39,10 @@ def find_target(url: str | None, token_file: Path | None, product_id: str | None
     known: dict[str, Any] = {}
     left = HOME / "client.json"
     if left.exists():
-        known = orjson.loads(left.read_bytes())
+        try:
+            known = dict(orjson.loads(left.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"{left} cannot be read: {error}") from error
     url = url or os.environ.get("AQ_FLEET_API") or known.get("url") or "http://127.0.0.1:8080"
     file = token_file or (Path(known["tokenFile"]) if "tokenFile" in known else None)
     token = os.environ.get("AQ_FLEET_TOKEN") if token_file is None else None
@@ -58,13 +61,21 @@ class Client:
         headers = {"Authorization": f"Bearer {target.token}"}
         if target.product_id is not None:
             headers["x-product-id"] = target.product_id
-        self._http = httpx.Client(base_url=target.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        try:
+            self._http = httpx.Client(base_url=target.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"--url {target.url!r}: {error}; write http://HOST:PORT") from error
+        except UnicodeEncodeError:
+            raise ValueError("the token or the product has characters that none has") from None
         self.url = target.url
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def close(self) -> None:
         self._http.close()
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
@@ -113,7 +124,7 @@ class Client:
                 time.sleep(RETRY_PAUSE_S)
                 continue
             if response.is_success:
-                return dict(response.json())
+                return _answer(response)
             refusal = _refusal(response)
             if not isinstance(refusal, FleetError) or refusal.code is not ErrorCode.UNAVAILABLE or number == tries - 1:
                 raise refusal
@@ -121,9 +132,18 @@ class Client:
         raise AssertionError("unreachable: the last try returns or raises")
 
 
+def _answer(response: httpx.Response) -> dict[str, Any]:
+    try:
+        return dict(response.json())
+    except (ValueError, TypeError):
+        raise Unreachable(f"{response.request.url} did not answer as a coordinator does") from None
+
+
 def _refusal(response: httpx.Response) -> Exception:
     try:
         problem = response.json()
-        return FleetError(ErrorCode(problem["code"]), problem["detail"], **dict(problem.get("extra") or {}))
+        refusal = FleetError(ErrorCode(problem["code"]), str(problem["detail"]))
+        refusal.detail = dict(problem.get("extra") or {})
+        return refusal
     except (ValueError, KeyError, TypeError):
         return Unreachable(f"{response.request.url} answered HTTP {response.status_code}, which no coordinator does")

@@ -30,13 +30,18 @@ def clock_time(text: str | None) -> str:
     return datetime.fromisoformat(text).strftime("%H:%M:%S") if text else "-"
 
 
+def plain(text: str) -> str:
+    """One line without control characters: what others wrote must not steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def job_row(job: dict[str, Any]) -> tuple[str, ...]:
     holder = (job.get("holder") or {}).get("factoryId") or job.get("lastFactoryId") or "-"
     return (
         job["id"],
         job["stage"],
         job["priority"],
-        job["title"],
+        plain(job["title"]),
         holder,
         str(job["attempt"]),
         clock_time(job["stageSince"]),
@@ -61,11 +66,11 @@ def job_facts(job: dict[str, Any], runs: Sequence[dict[str, Any]]) -> list[tuple
     result = job.get("result") or {}
     facts = [
         ("id", job["id"]),
-        ("title", job["title"]),
+        ("title", plain(job["title"])),
         ("stage", f"{job['stage']} since {clock_time(job['stageSince'])}"),
         ("engine", job["engine"]),
         ("needs", ", ".join(job["capabilities"]) or "nothing in particular"),
-        ("repository", job.get("repo") or job.get("cwd") or "none: an empty tree"),
+        ("repository", plain(job.get("repo") or job.get("cwd") or "none: an empty tree")),
         ("retries", f"{job['retries']['used']} of {job['retries']['max']} used"),
     ]
     if job.get("blockedReason"):
@@ -73,10 +78,10 @@ def job_facts(job: dict[str, Any], runs: Sequence[dict[str, Any]]) -> list[tuple
     if job.get("checkpoint"):
         facts.append(("checkpoint", f"{job['checkpoint']['commit'][:12]} ({job['checkpoint']['ref']})"))
     if result:
-        facts.append(("result", f"{result['outcome']}: {(result.get('summary') or '').strip()[:500]}"))
+        facts.append(("result", f"{result['outcome']}: {plain((result.get('summary') or '').strip()[:500])}"))
         if result.get("branch"):
-            facts.append(("branch", result["branch"]))
-        facts += [("verify", f"{one['command']} -> {one['rc']}") for one in result.get("verify", [])]
+            facts.append(("branch", plain(result["branch"])))
+        facts += [("verify", f"{plain(one['command'])} -> {one['rc']}") for one in result.get("verify", [])]
     facts += [
         ("run", f"term {run['leaseEpoch']} on {run['factoryId']}: {run.get('outcome') or 'running'}") for run in runs
     ]
@@ -86,10 +91,9 @@ def job_facts(job: dict[str, Any], runs: Sequence[dict[str, Any]]) -> list[tuple
 def event_line(event: dict[str, Any]) -> str:
     moved = event["to"] if event.get("from") in (None, event["to"]) else f"{event['from']} -> {event['to']}"
     data = event.get("data") or {}
-    detail = data.get("outcome") or data.get("factoryId") or data.get("commit", "")[:12] or data.get("reason") or ""
-    return (
-        f"{event['seq']:>4}  {clock_time(event['at'])}  {event['type']:<18} {moved:<24} {event['actor']:<22} {detail}"
-    )
+    detail = data.get("outcome") or data.get("factoryId") or (data.get("commit") or "")[:12] or data.get("reason") or ""
+    what = f"{event['seq']:>4}  {clock_time(event['at'])}  {event['type']:<18} {moved:<24} {event['actor']:<22}"
+    return f"{what} {plain(detail)}".rstrip()
 
 
 def explanation_lines(answer: dict[str, Any]) -> list[str]:

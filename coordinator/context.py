@@ -37,6 +37,7 @@ class Context:
     being_claimed: set[JobKey] = field(default_factory=set)
     send_control: SendControl = lambda factory_id, control: None  # best effort: heartbeats repeat it
     send_roster: SendRoster = lambda factory_id, note: None
+    closing: bool = False  # the coordinator is ending: nobody waits any more
     capacity_changed: Callable[[], None] = lambda: None  # a factory came, or can take more: waiting jobs are offered
 
     def snapshot(self, claimant: FactoryView | None = None) -> Snapshot:

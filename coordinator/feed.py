@@ -22,6 +22,11 @@ class Feed:
         for watcher in self._watchers.get(key, ()):
             watcher.set()
 
+    def wake_all(self) -> None:
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.set()
+
     @asynccontextmanager
     async def watch(self, key: JobKey) -> AsyncIterator[asyncio.Event]:
         """An event that is set at each change; the watcher clears it before it looks."""

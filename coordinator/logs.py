@@ -5,6 +5,7 @@ A chunk says where it belongs. A repeat changes nothing, a gap is marked, and wh
 
 from __future__ import annotations
 
+import codecs
 import logging
 from pathlib import Path
 
@@ -67,8 +68,11 @@ class LogFiles:
         with path.open("rb") as file:
             file.seek(offset)
             data = file.read(limit)
-        whole = data.decode(errors="ignore") if len(data) == limit else data.decode(errors="replace")
-        return whole, offset + (len(whole.encode()) if len(data) == limit else len(data))
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(data, final=len(data) < limit)
+        return text, offset + len(data) - len(
+            decoder.getstate()[0]
+        )  # a character cut by the limit is for the next page
 
     def _path(self, key: JobKey, lease_epoch: int) -> Path:
         return self._directory / key.product_id / key.job_id / f"{lease_epoch}.log"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -143,11 +144,33 @@ def listening(address: str) -> socket.socket:
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         server.bind((host.strip("[]"), int(port)))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         server.close()
-        raise SettingsError(f"cannot listen on {address}: {error.strerror}; free it, or name another") from error
+        why = error.strerror if isinstance(error, OSError) else "ports go up to 65535"
+        raise SettingsError(f"cannot listen on {address}: {why}; free it, or name another") from error
     server.set_inheritable(False)
     return server
+
+
+class _Server(uvicorn.Server):
+    """Ends in order when asked to. The library's own handlers raise the signal once more at the end, which would
+    kill the process before the loops and the store are closed. Whoever waits is answered at once."""
+
+    def __init__(self, config: uvicorn.Config, deps: Deps) -> None:
+        super().__init__(config)
+        self._deps = deps
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._asked_to_end, number)
+        yield
+
+    def _asked_to_end(self, number: int) -> None:
+        self.handle_exit(number, None)
+        self._deps.ctx.closing = True
+        self._deps.ctx.ready.wake()
+        self._deps.feed.wake_all()
 
 
 async def serve(settings: Settings) -> None:
@@ -163,7 +186,7 @@ async def serve(settings: Settings) -> None:
             )
             host, port = server_socket.getsockname()[:2]
             log.info("listening on http://%s:%s", host, port)
-            await uvicorn.Server(config).serve(sockets=[server_socket])
+            await _Server(config, app.state.deps).serve(sockets=[server_socket])
     finally:
         await store.close()
 

@@ -133,7 +133,8 @@ async def end_left_over_launchers(terms: Path, within_s: float = 10.0) -> int:
             launcher = _living(doc["pid"], doc["began"])
             if launcher is not None:
                 await _gone(launcher, within_s)
-            ended += launcher is not None or await _end_marked(note.parent)
+            left = await _end_marked(note.parent)  # always: it may have been dying before it could kill what it started
+            ended += launcher is not None or left
         note.unlink()
     return ended
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import httpx
 
-from console.client import HOME
+from console.client import HOME, Client, Target, Unreachable
+from schemas.errors import FleetError
 
 PYTHON_LEAST = (3, 11)
 
@@ -47,13 +48,30 @@ def reachable(url: str) -> list[Finding]:
     try:
         answer = httpx.get(f"{url}/readyz", timeout=3.0, trust_env=False)
         ready = answer.json()
-    except (httpx.HTTPError, ValueError) as error:
+        status, store, bus = (str(ready[name]) for name in ("status", "store", "bus"))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         return [Finding("coordinator", False, f"{url}: {error}; start one with `gigafactory up`")]
+    except (ValueError, KeyError, TypeError):
+        return [Finding("coordinator", False, f"{url}: something answers, but no coordinator does")]
     return [
-        Finding("coordinator", answer.is_success, f"{url}: {ready['status']}"),
-        Finding("store", ready["store"] == "ok", ready["store"]),
-        Finding("bus", True if ready["bus"] == "ok" else None, ready["bus"]),
+        Finding("coordinator", answer.is_success, f"{url}: {status}"),
+        Finding("store", store == "ok", store),
+        Finding("bus", True if bus == "ok" else None, bus),
     ]
+
+
+def accepted(target: Target) -> Finding:
+    """Whether the token is one that the coordinator knows; where none answers, only that there is one."""
+    client = Client(target)
+    try:
+        client.get("/api/fleet/factories")
+    except FleetError as error:
+        return Finding("token", False, f"{error.code}: {error.message}")
+    except Unreachable:
+        return Finding("token", None, "found; no coordinator answered to it")
+    finally:
+        client.close()
+    return Finding("token", True, "accepted")
 
 
 def kept_trees(home: Path = HOME) -> list[Finding]:

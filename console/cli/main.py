@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 refused by the fleet, or a job that was waited for did not
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import uuid
@@ -14,10 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from console import view
@@ -87,11 +90,15 @@ def _print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], badge:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        cells = list(row)
+        cells = [escape(cell) for cell in row]
         colour = view.BADGES.get(cells[badge].split(" ")[0], "white")
         cells[badge] = f"[{colour}]{cells[badge]}[/]"
         table.add_row(*cells)
     out.print(table)
+
+
+def _path(job_id: str, more: str = "") -> str:
+    return f"/api/fleet/jobs/{quote(job_id, safe='')}{more}"
 
 
 def _manifests(files: Sequence[Path]) -> list[tuple[str, bytes]]:
@@ -172,7 +179,7 @@ def _all_shipped(client: Client, ids: list[str], *, quiet: bool) -> bool:
     waiting, shipped = dict.fromkeys(ids, ""), True
     while waiting:
         for job_id in list(waiting):
-            job = client.get(f"/api/fleet/jobs/{job_id}")["job"]
+            job = client.get(_path(job_id))["job"]
             if job["stage"] != waiting[job_id] and not quiet:
                 typer.echo(f"{job_id}  {job['stage']}")
             waiting[job_id] = job["stage"]
@@ -207,8 +214,8 @@ def jobs(
 def job(job_id: JobId, as_json: Json = False) -> None:
     """Show one job and its runs."""
     with asking() as client:
-        found = client.get(f"/api/fleet/jobs/{job_id}")["job"]
-        runs = client.get(f"/api/fleet/jobs/{job_id}/runs")["runs"]
+        found = client.get(_path(job_id))["job"]
+        runs = client.get(_path(job_id, "/runs"))["runs"]
         if as_json:
             _print_json({"job": found, "runs": runs})
             return
@@ -222,22 +229,25 @@ def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the job's history."""
+    """Show the job's history. With --json one document, or, following, one event a line."""
 
     def show(event: dict[str, Any]) -> None:
         typer.echo(orjson.dumps(event).decode() if as_json else view.event_line(event))
 
     with asking() as client:
-        seen = 0
+        found: list[dict[str, Any]] = []
         while True:
-            page = client.get(f"/api/fleet/jobs/{job_id}/events", cursor=seen)
-            for event in page["events"]:
-                show(event)
-                seen = event["seq"]
+            page = client.get(_path(job_id, "/events"), cursor=found[-1]["seq"] if found else 0)
+            found += page["events"]
             if page["nextCursor"] is None:
                 break
+        if as_json and not follow:
+            _print_json({"events": found, "nextCursor": None})
+            return
+        for event in found:
+            show(event)
         if follow:
-            _follow(client, f"/api/fleet/jobs/{job_id}/events/stream", str(seen), show)
+            _follow(client, _path(job_id, "/events/stream"), str(found[-1]["seq"] if found else 0), show)
 
 
 def _follow(client: Client, path: str, last_event_id: str, show: Callable[[dict[str, Any]], None]) -> None:
@@ -265,32 +275,31 @@ def logs(
     epoch: Annotated[int | None, typer.Option(help="The term; without it the latest.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a term's engine printed."""
+    """Show what a term's engine printed. With --json one document, or, following, one piece a line."""
     with asking() as client:
-        path = f"/api/fleet/jobs/{job_id}/logs"
+        path = _path(job_id, "/logs")
         if follow:
             query = f"?follow=true{f'&epoch={epoch}' if epoch else ''}"
             for name, data, _ in client.stream(path + query):
                 if name == "log":
                     typer.echo(orjson.dumps(data).decode() if as_json else data["text"], nl=as_json)
             return
-        offset = 0
-        while True:
-            page = client.get(path, epoch=epoch, offset=offset)
-            if as_json:
-                _print_json(page)
-            else:
+        whole = page = client.get(path, epoch=epoch)
+        while page["nextOffset"] != page["offset"]:
+            if not as_json:
                 typer.echo(page["text"], nl=False)
-            if page["nextOffset"] == offset:
-                return
-            offset, epoch = page["nextOffset"], page["leaseEpoch"]
+            page = client.get(path, epoch=page["leaseEpoch"], offset=page["nextOffset"])
+            if as_json:
+                whole = {**whole, "text": whole["text"] + page["text"], "nextOffset": page["nextOffset"]}
+        if as_json:
+            _print_json(whole)
 
 
 @app.command()
 def explain(job_id: JobId, as_json: Json = False) -> None:
     """Say why a job is where it is, and what would start it."""
     with asking() as client:
-        answer = client.get(f"/api/fleet/jobs/{job_id}/explain")
+        answer = client.get(_path(job_id, "/explain"))
         if as_json:
             _print_json(answer)
             return
@@ -322,7 +331,7 @@ def _act(path: str, body: dict[str, Any], key: str | None, as_json: bool) -> Non
 def _action(name: str, help_text: str) -> None:
     @app.command(name, help=help_text)
     def command(job_id: JobId, reason: Reason = None, key: Key = None, as_json: Json = False) -> None:
-        _act(f"/api/fleet/jobs/{job_id}/actions/{name}", {"reason": reason}, key, as_json)
+        _act(_path(job_id, f"/actions/{name}"), {"reason": reason}, key, as_json)
 
 
 _action("ship", "Ship a job that is done.")
@@ -334,17 +343,17 @@ _action("cancel", "Cancel a job; a running one is told to stop.")
 @app.command()
 def approve(job_id: JobId, reason: Reason = None, key: Key = None, as_json: Json = False) -> None:
     """Approve a job that waits for review."""
-    _act(f"/api/fleet/jobs/{job_id}/review", {"verdict": "approve", "reason": reason}, key, as_json)
+    _act(_path(job_id, "/review"), {"verdict": "approve", "reason": reason}, key, as_json)
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, what is reachable, and what to do. Exit 1 if something needed is missing."""
     try:
-        url = find_target(options.url, options.token_file, options.product).url
-        token = doctor_checks.Finding("token", True, "found")
+        target = find_target(options.url, options.token_file, options.product)
+        url, token = target.url, doctor_checks.accepted(target)
     except ValueError as error:
-        url = options.url or "http://127.0.0.1:8080"
+        url = options.url or os.environ.get("AQ_FLEET_API") or "http://127.0.0.1:8080"
         token = doctor_checks.Finding("token", False, str(error))
     found = [*doctor_checks.installed(), token, *doctor_checks.reachable(url), *doctor_checks.kept_trees()]
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
 from coordinator.context import Context
 from coordinator.domain import lease as lease_rules
@@ -27,20 +28,26 @@ LOOKS_MAX = 8
 CANDIDATES_MAX = 32  # tried per look: each costs a read, and a loser's read is wasted
 
 
-async def claim(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
-    """Waits up to `waitS` for something to claim. Raises fenced, not_found, no_capability, conflict, unavailable."""
+async def claim(ctx: Context, request: ClaimRequest, gone: asyncio.Future[None] | None = None) -> ClaimAnswer:
+    """Waits up to `waitS` for something to claim. Raises fenced, not_found, no_capability, conflict, unavailable.
+
+    Once `gone` is done the asker hears no more: it is looked for no longer, so that nothing is committed for nobody.
+    """
     deadline_s = ctx.clock.boot_s() + min(request.wait_s, ctx.timers.long_poll_s)
     while True:
         changed = ctx.ready.changed()
         async with ctx.asks.turn(request.factory_id):
             answer = await _claim_once(ctx, request)
         left_s = deadline_s - ctx.clock.boot_s()
-        if answer.grants or left_s <= 0:
+        if answer.grants or left_s <= 0 or ctx.closing:
             return answer
+        change = asyncio.create_task(changed.wait())
+        heard: set[asyncio.Future[Any]] = {change} if gone is None else {change, gone}
         try:
-            async with asyncio.timeout(left_s):
-                await changed.wait()
-        except TimeoutError:
+            await asyncio.wait(heard, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+        if not changed.is_set() or (gone is not None and gone.done()):
             return answer
 
 

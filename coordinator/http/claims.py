@@ -9,7 +9,6 @@ from typing import Annotated
 
 from fastapi import Body, Request
 
-from coordinator.context import Context
 from coordinator.handlers import claims, terms
 from coordinator.http import examples
 from coordinator.http.auth import Factory, Principal, checked, job_key
@@ -37,7 +36,8 @@ async def claim(
     asked = _for_product(request, principal, spoken_by(principal, body))
     if not asked.wait_s:
         return await claims.claim(deps_of(request).ctx, asked)
-    return await _held_open(request, deps_of(request).ctx, asked)
+    async with _hung_up(request) as gone:
+        return await claims.claim(deps_of(request).ctx, asked, gone)
 
 
 def _for_product(request: Request, principal: Principal, asked: ClaimRequest) -> ClaimRequest:
@@ -51,26 +51,6 @@ def _for_product(request: Request, principal: Principal, asked: ClaimRequest) ->
     if named is None:
         return asked
     return asked.model_copy(update={"product_id": principal.checked_product(checked(check_name, named))})
-
-
-async def _held_open(request: Request, ctx: Context, asked: ClaimRequest) -> ClaimAnswer:
-    """Looks, waits, looks again; a client that hung up is looked for no more: nothing is committed for nobody."""
-    deadline_s = ctx.clock.boot_s() + min(asked.wait_s, ctx.timers.long_poll_s)
-    at_once = asked.model_copy(update={"wait_s": 0.0})
-    async with _hung_up(request) as gone:
-        while True:
-            changed = ctx.ready.changed()
-            answer = await claims.claim(ctx, at_once)
-            left_s = deadline_s - ctx.clock.boot_s()
-            if answer.grants or left_s <= 0:
-                return answer
-            change = asyncio.create_task(changed.wait())
-            try:
-                await asyncio.wait({change, gone}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                change.cancel()
-            if gone.done() or not changed.is_set():
-                return answer
 
 
 @contextlib.asynccontextmanager

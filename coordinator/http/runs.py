@@ -93,7 +93,7 @@ async def stream_events(
         seen, mode = last_event_id, ""
         async with deps.feed.watch(key) as changed:
             ticks = Ticks(deps, changed)
-            while True:
+            while not deps.ctx.closing:
                 changed.clear()
                 await check_still_allowed(request, key.product_id)
                 if mode != (now := mode_of(deps)):
@@ -156,7 +156,7 @@ async def read_logs(
 
     async def lines() -> AsyncIterator[str]:
         at = offset
-        while True:
+        while not deps.ctx.closing:
             await check_still_allowed(request, key.product_id)
             job_now = await found(request, key)  # before the log is read: what it printed last is not left out
             text, after = deps.logs.read(key, chosen, at)

@@ -1,0 +1,288 @@
+"""A whole fleet in one process on virtual time: a real coordinator on a bus in memory, and real factories whose terms
+are scripted instead of run. Nothing here waits for a socket, a child process or a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus.memory import MemoryBroker, MemoryBus
+from bus.rights import factory_rights
+from bus.subjects import inbox_prefix
+from coordinator.context import Context
+from coordinator.handlers import factories
+from coordinator.inbox import OPS, Inbox
+from coordinator.logs import LogFiles
+from coordinator.loops.services import Loops
+from coordinator.outward import Outward
+from factory.agent import Agent, AgentSettings
+from factory.asking import Asking
+from factory.engines.shell import ShellEngine
+from factory.holding import Holdings, HoldingSettings
+from factory.identity import Identity
+from factory.link.bus import BusLink
+from factory.link.failover import FailoverLink
+from factory.link.port import Unanswered
+from factory.outbox import Outbox
+from factory.session import OUTCOME_OF, TermSession
+from factory.term import TermEnd, Tools
+from factory.wire import Wire
+from factory.workspace import Workspaces
+from runtime.clock import LoopClock
+from runtime.entropy import Entropy
+from schemas.factory import FactoryDoc
+from schemas.job import Engine, Outcome, Result
+from schemas.messages import Grant, LogChunk
+from tests.support.fleet import PRODUCT, coordinator
+from tests.support.waiting import eventually
+
+RPC_TIMEOUT_S = 0.5
+SOON_S = 5.0
+Message = dict[str, Any]
+Ask = Callable[[], Any]
+
+
+class ScriptedTerm:
+    """Stands where a Term would: its engine runs until its session says that it must end, or the test `finish`es it."""
+
+    def __init__(self, session: TermSession, tools: Tools) -> None:
+        self.session = session
+        self.tools = tools
+        self.result: Result | None = None
+        self.began_s: float | None = None
+        self.ended_s: float | None = None
+        self.kept: bool | None = None
+        self._poked = asyncio.Event()
+        SCRIPTED.append(self)
+
+    @property
+    def grant(self) -> Grant:
+        return self.session.grant
+
+    @property
+    def running(self) -> bool:
+        return self.began_s is not None and self.ended_s is None
+
+    def poke(self) -> None:
+        self._poked.set()
+
+    def finish(self, outcome: Outcome = Outcome.OK) -> None:
+        self.result = Result(outcome=outcome)
+        self.poke()
+
+    async def run(self) -> TermEnd:
+        clock = self.tools.clock
+        if (reason := self.session.must_end(clock.boot_s())) is None:
+            self.began_s = clock.boot_s()
+            self.session.engine_started(self.began_s)
+        while reason is None:
+            if self.result is not None:
+                self.ended_s = clock.boot_s()
+                return TermEnd(self.result)
+            self._poked.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self.session.next_look_s() - clock.boot_s())):
+                    await self._poked.wait()
+            reason = self.session.must_end(clock.boot_s())
+        self.ended_s = self.ended_s or clock.boot_s()
+        outcome = OUTCOME_OF[reason]
+        return TermEnd(Result(outcome=outcome), release=outcome not in (Outcome.TIMEOUT, Outcome.STALLED))
+
+    async def tidy(self, *, superseded: bool) -> None:
+        self.kept = superseded
+
+
+SCRIPTED: list[ScriptedTerm] = []
+
+
+class Way:
+    """One way to the coordinators, with what a test does to it. `asked` keeps every message that was sent."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Message]] = []
+        self.gone: set[str] = set()  # ops that never arrive
+        self.mute: set[str] = set()  # ops that arrive and take effect, but whose answer is lost
+        self.late_s: dict[str, float] = {}  # ops whose answer is this late
+
+    async def through(self, op: str, message: Message, ask: Ask) -> Message:
+        self.asked.append((op, message))
+        if op in self.gone:
+            raise Unanswered("scripted: it never arrived")
+        answer: Message = await ask()
+        if op in self.mute:
+            raise Unanswered("scripted: the answer was lost")
+        await asyncio.sleep(self.late_s.get(op, 0.0))
+        return answer
+
+    def ops(self) -> list[str]:
+        return [op for op, _ in self.asked]
+
+    def cut(self) -> None:
+        self.gone = set(OPS)
+
+    def heal(self) -> None:
+        self.gone, self.mute, self.late_s = set(), set(), {}
+
+
+class TappedBusLink(BusLink):
+    def __init__(self, bus: MemoryBus, factory_id: str) -> None:
+        super().__init__(bus, factory_id, RPC_TIMEOUT_S)
+        self.way = Way()
+
+    async def call(self, op: str, message: Message) -> Message:
+        return await self.way.through(op, message, lambda: BusLink.call(self, op, message))
+
+
+class HandlersLink:
+    """Where REST would be: the same handlers, without HTTP. The real thing is used in tests/e2e."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.way = Way()
+        self._ctx = ctx
+
+    async def call(self, op: str, message: Message) -> Message:
+        model, handler = OPS[op]
+
+        async def ask() -> Message:
+            return (await handler(self._ctx, model.model_validate(message))).to_doc()
+
+        return await self.way.through(op, message, ask)
+
+
+class FactoryLife:
+    """One life of a factory process. `died` as by SIGKILL: nothing more is said."""
+
+    def __init__(
+        self, world: World, factory_id: str, data: Path, seats: int, capabilities: tuple[str, ...], drain_grace_s: float
+    ) -> None:
+        clock, entropy = LoopClock(), world.entropy
+        self.identity = Identity(data)
+        self.outbox = Outbox(data / "outbox")
+        rights = factory_rights(factory_id, (PRODUCT,), capabilities)
+        self.bus = MemoryBus(world.broker, name=factory_id, inbox_prefix=inbox_prefix(factory_id), rights=rights)
+        bus_link, rest_link = TappedBusLink(self.bus, factory_id), HandlersLink(world.ctx)
+        self.over_bus, self.over_rest = bus_link.way, rest_link.way
+        self.link = FailoverLink(bus_link, rest_link)  # type: ignore[arg-type]
+        self.bus.on_change(self.link.bus_changed)
+        self.wire = Wire(factory_id, self.link, clock, entropy)
+        engines = {Engine.SHELL: ShellEngine()}
+
+        async def send_log(chunk: LogChunk) -> None: ...
+
+        self.holdings = Holdings(
+            HoldingSettings(data / "terms", engines, 60.0, 600.0),
+            self.wire,
+            clock,
+            Workspaces(data / "work", {}),
+            self.outbox,
+            send_log,
+            on_free=lambda: self.asking.look_again(),
+        )
+        self.asking = Asking(
+            self.wire,
+            self.link,
+            self.holdings,
+            seats=seats,
+            capabilities=capabilities,
+            engines=frozenset(engines),
+            long_poll_s=20.0,
+        )
+        settings = AgentSettings(
+            capabilities, tuple(engines), (), seats, str(data), "linux", takeover=False, drain_grace_s=drain_grace_s
+        )
+        self.agent = Agent(settings, self.wire, self.link, self.bus, self.holdings, self.asking)
+        self.task = asyncio.create_task(self._live())
+
+    async def _live(self) -> None:
+        await self.bus.start()
+        try:
+            products = await self.agent.open_session(self.identity.last_session_no(), self.identity.remember)
+            if products is not None:
+                await self.agent.run(products)
+        finally:
+            await self.bus.close()
+            self.identity.release()
+
+    @property
+    def asked(self) -> list[tuple[str, Message]]:
+        return self.over_bus.asked + self.over_rest.asked
+
+    async def opened(self) -> FactoryLife:
+        await eventually(lambda: self.wire.session_no > 0 or self.task.done(), within_s=60.0)
+        return self
+
+    async def died(self) -> None:
+        for way in (self.over_bus, self.over_rest):
+            way.cut()
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+class World:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entropy = Entropy(random.Random(7))
+        self.ctx = coordinator()
+        self.broker = MemoryBroker(self.entropy)
+        self.bus = MemoryBus(self.broker, name="coordinator")
+        self.lives: list[FactoryLife] = []
+
+    async def factory(
+        self,
+        factory_id: str = "f1",
+        *,
+        seats: int = 1,
+        capabilities: tuple[str, ...] = (),
+        data: str | None = None,
+        drain_grace_s: float = 30.0,
+    ) -> FactoryLife:
+        """Begins a life; wait for `opened`. `data`: a folder other than the factory's usual one."""
+        enrolment = FactoryDoc(
+            id=factory_id, product_id=PRODUCT, products=(PRODUCT,), enrolled_capabilities=capabilities
+        )
+        await factories.enroll(self.ctx, enrolment)
+        folder = self.folder / (data or factory_id)
+        life = FactoryLife(self, factory_id, folder, seats, capabilities, drain_grace_s)
+        self.lives.append(life)
+        return life
+
+    async def term(self, number: int = 1, within_s: float = SOON_S) -> ScriptedTerm:
+        """The n-th term that any factory began, once its engine runs."""
+        await eventually(lambda: len(self.terms) >= number and self.terms[number - 1].began_s is not None, within_s)
+        return self.terms[number - 1]
+
+    @property
+    def terms(self) -> list[ScriptedTerm]:
+        return SCRIPTED
+
+
+@asynccontextmanager
+async def fleet_world(folder: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    patch.setattr("factory.holding.Term", ScriptedTerm)
+    SCRIPTED.clear()
+    world = World(folder)
+    outward, loops = Outward(world.bus), Loops(world.ctx, world.bus, alone=True)
+    world.ctx.send_control, world.ctx.send_roster = outward.send_control, outward.send_roster
+    world.ctx.projector.tell(outward.after_commit)
+    inbox = Inbox(world.ctx, world.bus, lambda key: None)
+    await inbox.start(LogFiles(folder / "logs"))
+    await world.bus.start()
+    await loops.start()
+    outward.start()
+    try:
+        yield world
+    finally:
+        for life in world.lives:
+            await life.died()
+        await inbox.stop()
+        await loops.stop()
+        await outward.stop()
+        await world.bus.close()

@@ -1,0 +1,185 @@
+"""Logs: written by the holder only, bounded, read and followed by whoever may."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from coordinator import logs as module
+from coordinator.logs import LogFiles
+from schemas.ids import JobKey
+from schemas.messages import LOG_CHUNK_MAX, LogChunk
+from tests.support.rest import World, problem_of
+from tests.support.virtual import in_virtual_time
+
+KEY = JobKey("shop", "j1")
+
+
+def chunk(offset: int, text: str, epoch: int = 1) -> LogChunk:
+    return LogChunk(product_id=KEY.product_id, job_id=KEY.job_id, lease_epoch=epoch, offset=offset, text=text)
+
+
+def whole(logs: LogFiles, epoch: int = 1) -> str:
+    text, at = "", 0
+    while True:
+        more, at = logs.read(KEY, epoch, at)
+        if not more:
+            return text
+        text += more
+
+
+@in_virtual_time
+async def test_the_holder_writes_and_anybody_entitled_reads(world: World) -> None:
+    await world.enrolled()
+    job_id = await world.submitted()
+    assert (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()["text"] == ""
+    await world.claimed()
+    for offset, text in ((0, "one\n"), (4, "zwei ä\n")):
+        body = {"leaseEpoch": 1, "offset": offset, "text": text}
+        answer = await world.post(f"/jobs/{job_id}/logs", world.f1, json=body)
+        assert (answer.status_code, answer.content) == (204, b"")
+    page = (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()
+    assert page == {"leaseEpoch": 1, "epochs": [1], "offset": 0, "text": "one\nzwei ä\n", "nextOffset": 12}
+    rest = (await world.get(f"/jobs/{job_id}/logs?offset=4&epoch=1", world.ann)).json()
+    assert (rest["text"], rest["nextOffset"]) == ("zwei ä\n", 12)
+    end = (await world.get(f"/jobs/{job_id}/logs?offset=12", world.ann)).json()
+    assert (end["text"], end["nextOffset"]) == ("", 12)
+    beyond = (await world.get(f"/jobs/{job_id}/logs?offset={2**53}", world.ann)).json()
+    assert beyond["text"] == ""
+
+
+@in_virtual_time
+async def test_nobody_but_the_holder_writes(world: World) -> None:
+    await world.enrolled()
+    job_id = await world.submitted()
+    await world.claimed(world.f1)
+    body = {"leaseEpoch": 1, "offset": 0, "text": "x"}
+    problem_of(await world.post(f"/jobs/{job_id}/logs", world.f2, json=body), 409, "fenced")
+    problem_of(await world.post(f"/jobs/{job_id}/logs", world.f1, json={**body, "leaseEpoch": 2}), 409, "fenced")
+    problem_of(await world.post(f"/jobs/{job_id}/logs", world.f1, json={**body, "sessionId": "s9"}), 409, "fenced")
+    problem_of(await world.post(f"/jobs/{job_id}/logs", world.ann, json=body), 403, "forbidden")
+    problem_of(await world.get(f"/jobs/{job_id}/logs", world.bob), 404, "not_found")
+    await world.post(f"/jobs/{job_id}/lease/release", world.f1, json={"leaseEpoch": 1})
+    problem_of(await world.post(f"/jobs/{job_id}/logs", world.f1, json=body), 409, "fenced")
+    assert (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()["text"] == ""
+
+
+@in_virtual_time
+async def test_a_chunk_over_the_bound_or_without_its_place_is_refused(world: World) -> None:
+    await world.enrolled()
+    job_id = await world.submitted()
+    await world.claimed()
+    body = {"leaseEpoch": 1, "offset": 0, "text": "x"}
+    for wrong in ({"text": "x" * (LOG_CHUNK_MAX + 1)}, {"text": None}, {"offset": -1}, {"offset": 2**60}):
+        answer = await world.post(f"/jobs/{job_id}/logs", world.f1, json={**body, **wrong})
+        assert "body." in problem_of(answer, 422, "invalid_request")["detail"]
+
+
+@in_virtual_time
+async def test_the_latest_term_that_printed_is_shown_unless_another_is_named(world: World) -> None:
+    await world.enrolled()
+    job_id = await world.submitted()
+    for epoch, text in ((1, "first"), (2, "second")):
+        await world.claimed(request_id=f"r{epoch}")
+        await world.post(f"/jobs/{job_id}/logs", world.f1, json={"leaseEpoch": epoch, "offset": 0, "text": text})
+        await world.post(f"/jobs/{job_id}/lease/release", world.f1, json={"leaseEpoch": epoch})
+    page = (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()
+    assert (page["text"], page["leaseEpoch"], page["epochs"]) == ("second", 2, [1, 2])
+    assert (await world.get(f"/jobs/{job_id}/logs?epoch=1", world.ann)).json()["text"] == "first"
+    assert (await world.get(f"/jobs/{job_id}/logs?epoch=9", world.ann)).json()["text"] == ""
+
+
+@in_virtual_time
+async def test_following_tells_what_is_printed_and_ends_with_the_term(world: World) -> None:
+    await world.enrolled()
+    job_id = await world.submitted()
+    await world.claimed()
+    async with world.streamed(f"/api/fleet/jobs/{job_id}/logs?follow=true", world.ann) as stream:
+        for offset, text in ((0, "a"), (1, "b")):
+            await world.post(f"/jobs/{job_id}/logs", world.f1, json={"leaseEpoch": 1, "offset": offset, "text": text})
+            await asyncio.sleep(1)
+        assert stream.events() == [("log", "1"), ("log", "2")]
+        await world.post(f"/jobs/{job_id}/logs", world.f1, json={"leaseEpoch": 1, "offset": 2, "text": "last"})
+        await world.patch(job_id, world.f1, {"leaseEpoch": 1, "result": {"outcome": "ok"}})
+        await asyncio.sleep(1)
+        assert stream.events() == [("log", "1"), ("log", "2"), ("log", "6"), ("end", "")]
+        assert stream.task.done()
+    assert 'data: {"stage":"review"}' in stream.text
+
+
+def test_a_repeat_changes_nothing_and_an_overlap_adds_what_is_new(tmp_path: Path) -> None:
+    logs = LogFiles(tmp_path)
+    logs.append(chunk(0, "hello "))
+    logs.append(chunk(0, "hello "))
+    logs.append(chunk(3, "lo world"))
+    assert whole(logs) == "hello world"
+
+
+def test_a_gap_is_marked_with_its_size(tmp_path: Path) -> None:
+    logs = LogFiles(tmp_path)
+    logs.append(chunk(0, "a"))
+    logs.append(chunk(11, "b"))
+    assert whole(logs) == "a\n[... 10 bytes were not heard ...]\nb"
+
+
+def test_a_coordinator_that_starts_again_goes_on_where_the_log_was_behind_a_gap_too(tmp_path: Path) -> None:
+    logs = LogFiles(tmp_path)
+    logs.append(chunk(0, "a"))
+    logs.append(chunk(11, "b"))
+    before = whole(logs)
+    again = LogFiles(tmp_path)
+    again.append(chunk(11, "b"))
+    again.append(chunk(12, "cd"))
+    assert whole(again) == before + "cd"
+
+
+def test_a_log_is_bounded_and_says_where_it_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOG_BYTES_MAX", 100)
+    logs = LogFiles(tmp_path)
+    for number in range(50):
+        logs.append(chunk(number * 30, "x" * 30))
+    assert whole(logs).count("the log is cut here") == 1
+    assert len(whole(logs)) < 300
+
+
+def test_a_page_never_splits_a_character(tmp_path: Path) -> None:
+    logs = LogFiles(tmp_path)
+    text = "a" + "€" * 50
+    logs.append(chunk(0, text))
+    at, found = 0, ""
+    while True:
+        more, at = logs.read(KEY, 1, at, limit=10)
+        if not more:
+            break
+        found += more
+    assert found == text
+
+
+def test_a_page_from_within_a_character_loses_nothing_behind_it(tmp_path: Path) -> None:
+    logs = LogFiles(tmp_path)
+    logs.append(chunk(0, "€uro and more"))
+    text, at = logs.read(KEY, 1, 1, limit=6)
+    assert (text, at) == ("\ufffd\ufffduro ", 7)
+    assert logs.read(KEY, 1, at) == ("and more", 15)
+
+
+def test_many_terms_are_remembered_within_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REMEMBERED_MAX", 3)
+    logs = LogFiles(tmp_path)
+    for epoch in range(1, 8):
+        logs.append(chunk(0, "ab", epoch))
+    for epoch in range(1, 8):
+        logs.append(chunk(1, "bc", epoch))
+    assert {whole(logs, epoch) for epoch in range(1, 8)} == {"abc"}
+    assert len(logs._heard) == 3
+    assert logs.epochs(KEY) == list(range(1, 8))
+
+
+def test_a_log_that_cannot_be_written_is_said_and_fails_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "shop").write_text("a file where a folder should be")
+    LogFiles(tmp_path).append(chunk(0, "x"))
+    assert "is left out" in caplog.text
