@@ -42,7 +42,8 @@ class Principal:
 UNAUTHORIZED = "send 'Authorization: Bearer TOKEN' with a valid token"
 
 
-async def authenticated(ctx: Context, header: str | None) -> Principal:
+async def authenticated(ctx: Context, header: str | None, *, is_asking: bool = True) -> Principal:
+    """Raises unauthorized. Not `is_asking`: somebody who asked before is looked at again, which is no sign of life."""
     scheme, _, token = (header or "").partition(" ")
     parts = token_parts(token.strip())
     if scheme.lower() != "bearer" or parts is None or not _are_names(parts.product_id, parts.id):
@@ -51,7 +52,14 @@ async def authenticated(ctx: Context, header: str | None) -> Principal:
         found = await read_factory(ctx.store, parts.product_id, parts.id)
         if found is None or not token_matches(token.strip(), found.factory.token_hashes):
             raise FleetError(ErrorCode.UNAUTHORIZED, UNAUTHORIZED)
-        ctx.roster.heard(parts.id)
+        entry = ctx.roster.get(parts.id)
+        if entry is not None and entry.doc.product_id != parts.product_id:
+            raise FleetError(  # ids of factories are the fleet's, not a product's: the handlers know one of a name
+                ErrorCode.FORBIDDEN,
+                f"another product has enrolled a factory {parts.id}: enrol this one by another name",
+            )
+        if is_asking:
+            ctx.roster.heard(parts.id)
         return Principal(parts.kind, parts.id, frozenset(found.factory.products))
     stored = await ctx.store.read(Address(OPERATORS, parts.product_id, parts.id))
     operator = OperatorDoc.model_validate(stored.doc) if stored else None

@@ -87,7 +87,7 @@ class Holder:
         self._http = service.client(service.tenants.factories[f"{product}-f"], product)
 
     def claim(self, job_id: str, request_id: str = "r1") -> dict[str, Any]:
-        body = {"requestId": request_id, "jobId": job_id, "engines": ["shell"]}
+        body = {"requestId": request_id, "jobId": job_id, "engines": ["shell"], "capabilities": ["python"]}
         (grant,) = self._http.post("/api/fleet/claim", json=body).json()["grants"]
         return dict(grant)
 

@@ -158,8 +158,8 @@ async def test_nothing_is_started_when_the_deadline_has_passed_already(terms: Te
 
 
 async def test_a_moved_deadline_keeps_it_alive_and_a_deadline_may_be_moved_back(terms: Terms) -> None:
-    engine = await terms.sh(FOR_EVER, left_s=1.5)
-    first_s = SystemClock().boot_s() + 1.5
+    engine = await terms.sh(FOR_EVER, left_s=3.0)
+    first_s = SystemClock().boot_s() + 3.0
     engine.move_deadline(SystemClock().boot_s() + LONG_S)
     await eventually(lambda: SystemClock().boot_s() > first_s + 0.5, WITHIN_S)
     before = terms.beats()
@@ -244,8 +244,7 @@ async def test_an_engine_does_not_outlive_its_launcher_nor_does_what_left_its_gr
     child = terms.launcher.children()[0]
     terms.launcher.kill()
     assert (await ended(engine)).reason == "launcher_gone"
-    await eventually(lambda: not lives(child.pid), WITHIN_S)
-    assert not lives(daemon)
+    await eventually(lambda: not lives(child.pid) and not lives(daemon), WITHIN_S)
 
 
 async def test_a_signal_to_the_launcher_that_is_not_its_factorys_changes_nothing(terms: Terms) -> None:

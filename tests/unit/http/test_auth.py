@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.enrolments import Enrolments, FactoryEnrolment, apply
 from coordinator.http.app import RESOURCES
 from coordinator.store.port import OPERATORS, Address
 from coordinator.store.queries import read_factory
@@ -234,6 +235,18 @@ async def test_a_factory_speaks_for_no_other_wherever_the_name_is_put(world: Wor
         "forbidden",
     )
     assert await world.job(job_id) == before
+
+
+@in_virtual_time
+async def test_two_products_factories_of_one_name_are_not_taken_for_each_other(world: World) -> None:
+    await world.enrolled()
+    await world.submitted()
+    namesake = mint_token(FACTORY, BANK, "f1")
+    enrolment = FactoryEnrolment(id="f1", product_id=BANK, products=(BANK,), token_hash=token_hash(namesake))
+    await apply(world.ctx, Enrolments(factories=(enrolment,)))
+    answer = await world.post("/claim", namesake, json={**SHELL, "requestId": "r1"})
+    assert "another product has enrolled a factory f1" in problem_of(answer, 403, "forbidden")["detail"]
+    assert (await world.claimed(world.f1))["productId"] == PRODUCT
 
 
 @in_virtual_time

@@ -166,6 +166,18 @@ async def test_a_stream_whose_store_fails_ends_and_can_be_resumed(tmp_path: Path
 
 
 @in_virtual_time
+async def test_listening_to_a_stream_is_no_sign_of_life(world: World) -> None:
+    await world.enrolled()
+    job_id = await world.submitted()
+    async with world.streamed(f"{API}/{job_id}/events/stream", world.f1) as stream:
+        await asyncio.sleep(20)
+        await world.post(f"/jobs/{job_id}/actions/cancel", world.ann)
+        assert (await settled(stream))[-1] == ("event", "2")
+        rows = (await world.get("/factories", world.ann)).json()["factories"]
+        assert {row["id"]: row["health"] for row in rows}["f1"] == "down"
+
+
+@in_virtual_time
 async def test_who_hung_up_is_watched_for_no_more(world: World) -> None:
     await world.enrolled()
     job_id = await world.submitted()
