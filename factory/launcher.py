@@ -91,7 +91,7 @@ class Engine:
                 while (ended := os.waitpid(-1, os.WNOHANG))[0] > 0:
                     if ended[0] == self.process.pid:  # collected here, Popen would take it for a clean end
                         self.process.returncode = os.waitstatus_to_exitcode(ended[1])
-            return bool(descendants(os.getpid()))
+            return self.process.returncode is None or bool(descendants(os.getpid()))
         return self.process.returncode is None
 
     def end(self, grace_s: float) -> None:
