@@ -74,11 +74,11 @@ async def _put_operator(ctx: Context, operator: OperatorEnrolment) -> None:
     stored = await ctx.store.read(Address(OPERATORS, operator.product_id, operator.id))
     if stored is None:
         written = await ctx.store.create(OPERATORS, doc.to_doc())
-    elif (known := OperatorDoc.model_validate(stored.doc)).token_hash == doc.token_hash:
-        return
     else:
-        written = await ctx.store.update(
-            OPERATORS, doc.model_copy(update={"created_at": known.created_at}).to_doc(), stored.etag
-        )
+        known = OperatorDoc.model_validate(stored.doc)
+        wanted = doc.model_copy(update={"created_at": known.created_at})
+        if wanted == known:
+            return
+        written = await ctx.store.update(OPERATORS, wanted.to_doc(), stored.etag)
     if not written.ok:
         raise StoreError(f"operator {operator.id} was changed by somebody else meanwhile: start again")

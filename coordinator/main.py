@@ -207,11 +207,11 @@ def main(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Runs one coordinator until SIGTERM or SIGINT."""
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("azure").setLevel(logging.WARNING)
     try:
+        logging.basicConfig(
+            level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        )
+        logging.getLogger("azure").setLevel(logging.WARNING)
         if store is StoreKind.MEMORY and not ephemeral:
             raise SettingsError("the memory store loses everything at the end: say --ephemeral if that is meant")
         settings = Settings(
