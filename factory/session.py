@@ -54,7 +54,10 @@ class TermSession:
         self.start_acknowledged = self.grant.started
 
     def engine_started(self, now_s: float) -> None:
-        self.engine_since_s = self.progress_s = now_s
+        """A program of the term begins. The wall time counts from the first, as all of them share it."""
+        if self.engine_since_s is None:
+            self.engine_since_s = now_s
+        self.progress_s = now_s
 
     def progressed(self, now_s: float) -> None:
         self.progress_s = now_s

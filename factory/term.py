@@ -152,11 +152,12 @@ class Term:
         return TermEnd(result, insights=insights, checkpoint=checkpoint)
 
     async def _engine(self, argv: tuple[str, ...], env: Any, *, checkpoints: bool) -> tuple[Ended, EndReason | None]:
-        """Runs one program to its end, or ends it; the reason is why it was ended."""
+        """Runs one program to its end, or ends it; the reason is why it was ended, or was not even begun."""
         assert self._tree is not None
         assert self._log is not None
-        if not self._trusted():
-            return Ended("trust_lost", -9), EndReason.TRUST_LOST
+        reason = self.session.must_end(self._now())
+        if reason is not None:
+            return Ended("not_started", -9), reason
         term_env = {
             "GIGAFACTORY_JOB": self.grant.job_id,
             "GIGAFACTORY_EPOCH": str(self.grant.lease_epoch),

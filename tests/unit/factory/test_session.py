@@ -43,6 +43,14 @@ def test_it_ends_when_its_time_is_over_however_much_it_prints() -> None:
     assert held.must_end(310.0) is EndReason.TIMEOUT
 
 
+def test_a_later_program_of_the_term_gets_what_is_left_of_its_time_and_an_idle_time_of_its_own() -> None:
+    held = running(timeout_s=300.0)
+    held.engine_started(250.0)
+    assert held.next_look_s() == 310.0
+    assert held.must_end(309.9) is None
+    assert held.must_end(310.0) is EndReason.TIMEOUT
+
+
 def test_it_is_stalled_when_it_has_printed_nothing_for_the_idle_limit() -> None:
     held = running()
     held.progressed(60.0)

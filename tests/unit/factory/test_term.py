@@ -1,0 +1,93 @@
+"""One term with a real launcher, real git and the shell engine; only the clock is the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory.engines.shell import ShellEngine
+from factory.guard import TrustWindow
+from factory.session import TermSession
+from factory.term import Term, TermEnd, Tools
+from factory.workspace import Saved, Workspaces
+from runtime.clock import SystemClock
+from schemas.job import Outcome
+from schemas.messages import LogChunk
+from tests.support.terms import grant, term_times
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+LEASE_S = 100_000.0
+
+
+class AheadClock:
+    """The machine's clock, which the test may put forward: launchers have the real one."""
+
+    def __init__(self) -> None:
+        self._real = SystemClock()
+        self.ahead_s = 0.0
+
+    def now(self) -> datetime:
+        return self._real.now()
+
+    def boot_s(self) -> float:
+        return self._real.boot_s() + self.ahead_s
+
+
+class Life:
+    """One term in a folder. `said` is its live log as it went out."""
+
+    def __init__(self, folder: Path, body: str, **fields: Any) -> None:
+        self.clock = AheadClock()
+        self.scratch = folder / "terms" / "job1-1"
+        self.said = ""
+        self.checkpoints: list[Saved] = []
+        script = f"```sh\n{body}\n```\n"
+        granted = grant(body_md=script, started=True, term=term_times(LEASE_S, LEASE_S), **fields)
+        trust = TrustWindow(self.clock.boot_s(), granted.term, 5.0, started=True)
+        self.session = TermSession(granted, trust, idle_limit_s=LEASE_S)
+        self.workspaces = Workspaces(folder / "work", {})
+        self.tree = folder / "work" / "worktrees" / "job1" / "1"
+        tools = Tools(
+            clock=self.clock,
+            workspaces=self.workspaces,
+            adapter=ShellEngine(),
+            scratch=self.scratch,
+            factory_id="f1",
+            session_id="s1",
+            checkpoint_every_s=0.1,
+            send_log=self._send,
+            save_checkpoint=self._saved,
+        )
+        self.term = Term(self.session, tools)
+
+    async def _send(self, chunk: LogChunk) -> None:
+        self.said += chunk.text
+
+    async def _saved(self, session: TermSession, saved: Saved) -> None:
+        self.checkpoints.append(saved)
+
+    def passes(self, seconds: float) -> None:
+        self.clock.ahead_s += seconds
+        self.term.poke()
+
+
+async def ended(life: Life) -> TermEnd:
+    return await asyncio.wait_for(life.term.run(), 60.0)
+
+
+async def test_the_engine_and_every_verify_command_share_one_wall_time(tmp_path: Path) -> None:
+    life = Life(tmp_path, "echo > ran", timeout_s=100.0, verify=("echo > one; sleep 0.5", "echo > two; sleep 5"))
+    running = asyncio.create_task(ended(life))
+    await eventually((life.tree / "one").exists)
+    life.passes(60.0)
+    await eventually((life.tree / "two").exists)
+    life.passes(60.0)  # 60 s of its own, but 120 s of the term
+    end = await running
+    assert end.result.outcome is Outcome.TIMEOUT
+    assert end.checkpoint is not None, "what there is by then is saved"
