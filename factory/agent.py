@@ -88,7 +88,7 @@ class Agent:
             log.warning("%s", warning)
         self._wire.session_no = answer.session_no
         self._wire.note_now(answer.now)
-        self._holdings.margin_s = answer.trust_margin_s
+        self._holdings.margin_s, self._holdings.lease_ttl_s = answer.trust_margin_s, answer.lease_ttl_s
         self._heartbeat_s = answer.heartbeat_every_s
         self._opened = True
         log.info("session %d of %s, over %s", answer.session_no, self._wire.factory_id, self._link.transport)

@@ -80,11 +80,12 @@ class Holdings:
         self._send_log = send_log
         self._on_free = on_free
         self._running: dict[TermKey, _Running] = {}
-        self._taken: set[TermKey] = set()
+        self._ended: dict[TermKey, float] = {}  # and when each may be forgotten, soonest first
         self._tasks: set[asyncio.Task[None]] = set()  # also those whose seat is free and whose tree is being tidied
         self._asked: set[str] = set()
         self._drain_by_s: float | None = None
         self.margin_s = 5.0
+        self.lease_ttl_s = 60.0
 
     def __len__(self) -> int:
         return len(self._running)
@@ -108,10 +109,10 @@ class Holdings:
 
     def take(self, answer: ClaimAnswer, asked_at_s: float) -> int:
         """Starts what was granted; a grant that was taken before is the repeat of an answer."""
+        self._forget_ended()
         for grant in answer.grants:
             key = (grant.job_id, grant.lease_epoch)
-            if key not in self._taken:
-                self._taken.add(key)
+            if key not in self._running and key not in self._ended:
                 self._start(grant, asked_at_s)
         return len(answer.grants)
 
@@ -163,6 +164,18 @@ class Holdings:
         for pending in self._outbox.pending():
             log.info("an old %s of %s is sent again", pending.op, pending.message["jobId"])
             await self._deliver(pending)
+
+    def _leave(self, key: TermKey) -> None:
+        """Its seat is free. An answer that grants it was asked for before its end, so that a lease later no such answer
+        is trusted: until then it is remembered, lest the term be started again.
+        """
+        if self._running.pop(key, None) is not None:
+            self._ended[key] = self._clock.boot_s() + self.lease_ttl_s
+
+    def _forget_ended(self) -> None:
+        now_s = self._clock.boot_s()
+        while self._ended and self._ended[oldest := next(iter(self._ended))] <= now_s:
+            del self._ended[oldest]
 
     def _progress_at(self, session: TermSession) -> datetime | None:
         if session.progress_s is None:
@@ -216,7 +229,7 @@ class Holdings:
                 log.warning("the end of %s stays on disk for the next session: %s", term.grant.job_id, error.message)
                 superseded = True
         finally:
-            self._running.pop(key, None)
+            self._leave(key)
             self._on_free()
         await term.tidy(superseded=superseded)
 
@@ -277,7 +290,7 @@ class Holdings:
             self._asked.add(request_id)
         try:
             answer, accepted = await self._deliver(pending)
-            self._running.pop(key, None)  # its seat is the next one's now
+            self._leave(key)  # its seat is the next one's now
             following = ReportAnswer.model_validate(answer.doc).next
             if following is not None:  # whatever became of the report
                 self.take(following, answer.asked_at_s)

@@ -242,3 +242,30 @@ async def test_a_failed_engine_is_reported_with_its_outcome(tmp_path: Path, monk
         term.finish(Outcome.ENGINE_FAILED)
         await stage_is(world, job, Stage.FAILED)
         assert (await job_now(world.ctx, job)).retries.used == 1
+
+
+@in_virtual_time
+async def test_ended_terms_are_remembered_only_while_an_answer_that_grants_them_could_be_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet_world(tmp_path, monkeypatch) as world:
+        life = await (await world.factory("f1")).opened()
+        asked_s = now_s()
+        for number in range(1, 21):
+            job = await submitted(world.ctx, f"job-{number}")
+            term = await world.term(number)
+            term.finish()
+            await stage_is(world, job, Stage.REVIEW)
+        await eventually(lambda: len(life.holdings) == 0)
+        everything = ClaimAnswer(grants=tuple(term.grant for term in world.terms))
+        assert life.holdings.take(everything, asked_s) == 20
+        await asyncio.sleep(1)
+        assert len(world.terms) == 20, "none of them is started again"
+        assert len(life.holdings._ended) == 20
+        await asyncio.sleep(TTL_S)
+        life.holdings.take(ClaimAnswer(), now_s())
+        assert not life.holdings._ended
+        life.holdings.take(ClaimAnswer(grants=(world.terms[0].grant,)), asked_s)
+        await eventually(lambda: len(world.terms) == 21 and world.terms[20].kept is not None)
+        assert world.terms[20].began_s is None, "an answer as late as that is not trusted"
+        assert [kind for kind, _ in await ends(world, await job_now(world.ctx, job))] == ["reported"]
