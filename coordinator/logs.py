@@ -14,7 +14,7 @@ from schemas.messages import LogChunk
 
 log = logging.getLogger(__name__)
 
-LOG_BYTES_MAX = 4 * 1024 * 1024
+LOG_BYTES_MAX = 4 * 1024 * 1024 + 4 * 1024  # a factory cuts at 4 MiB and says so itself: there is room for its words
 REMEMBERED_MAX = 1024
 GAP = "\n[... {} bytes were not heard ...]\n"
 CUT = "\n[... the log is cut here: it is longer than {} bytes ...]\n"
