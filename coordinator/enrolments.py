@@ -1,6 +1,7 @@
 """Who may take part, read from a file at start: operators and factories with the hashes of their tokens.
 
-Applying it twice is applying it once. Whoever is not in the file stays as the store has it.
+Applying it twice is applying it once. Whoever is not in the file stays as the store has it; of whom it names, it is
+the last word: a token that it no longer holds opens nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class FactoryEnrolment(Schema):
     product_id: Name
     products: tuple[Name, ...]
     capabilities: tuple[Name, ...] = ()
-    token_hash: str
+    token_hash: str | None = None  # None: revoked
+    previous_token_hash: str | None = None  # still good, while the factory moves to the new one
     bus_key: str | None = None
 
 
@@ -57,7 +59,7 @@ async def apply(ctx: Context, enrolments: Enrolments) -> None:
             product_id=factory.product_id,
             products=factory.products,
             enrolled_capabilities=tuple(sorted(set(factory.capabilities))),
-            token_hashes=(factory.token_hash,),
+            token_hashes=tuple(known for known in (factory.token_hash, factory.previous_token_hash) if known),
             bus_key=factory.bus_key,
         )
         await enroll(ctx, doc)

@@ -38,6 +38,7 @@ from coordinator.store.sqlite import SqliteStore
 from runtime.clock import SystemClock
 from runtime.entropy import system_entropy
 from runtime.settings import Flags, SettingsError, Timers
+from schemas.errors import FleetError
 from schemas.ids import JobKey
 
 log = logging.getLogger("coordinator")
@@ -144,6 +145,7 @@ def listening(address: str) -> socket.socket:
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         server.bind((host.strip("[]"), int(port)))
+        server.listen()  # at once: a port that is only bound can be bound by a second coordinator
     except (OSError, OverflowError) as error:
         server.close()
         why = error.strerror if isinstance(error, OSError) else "ports go up to 65535"
@@ -225,7 +227,7 @@ def main(
             flags=Flags.from_env(),
         )
         asyncio.run(serve(settings))
-    except (SettingsError, StoreError, ValueError, OSError) as error:
+    except (SettingsError, StoreError, FleetError, ValueError, OSError) as error:
         typer.echo(f"coordinator: {error}", err=True)
         raise typer.Exit(1) from None
 

@@ -115,6 +115,12 @@ def save_checkpoint(job: Job, op: ops.SaveCheckpoint, now: datetime) -> Decided:
 
 def end(job: Job, op: ops.End, now: datetime) -> Decided:
     """assigned | building -> what the outcome says; first a start, where its own message never arrived."""
+    if op.result.outcome is Outcome.OK and (unproven := _unproven(job, op.result)):
+        return ops.Rejected(
+            "invalid_request",
+            f"an outcome ok needs evidence in result.verify, with rc 0, of: {', '.join(unproven)}",
+            {"verify": list(job.verify)},
+        )
     if op.action is Action.REPORT and job.stage is Stage.ASSIGNED:
         started = {"sessionId": op.session_id}
         job = job.advance("started", start_op(job.id, op.lease_epoch), op.actor, now, started, stage=Stage.BUILDING)
@@ -155,6 +161,13 @@ def end(job: Job, op: ops.End, now: datetime) -> Decided:
     return _shipped_at_once(ended, op.lease_epoch, now)
 
 
+def _unproven(job: Job, result: Result) -> list[str]:
+    """Done is evidence: the commands of the manifest that the report does not show to have passed."""
+    passed = {evidence.command for evidence in result.verify if evidence.rc == 0}
+    failed = {evidence.command for evidence in result.verify if evidence.rc != 0}
+    return [command for command in job.verify if command not in passed - failed]
+
+
 def _after(job: Job, outcome: Outcome, now: datetime, jitter: float) -> dict[str, Any]:
     """Where an outcome leads, with all that the target stage brings along."""
     match outcome:
@@ -184,9 +197,14 @@ def _no_holder(job: Job) -> dict[str, Any]:
     return {"holder": None, "stop": None, "last_factory_id": job.holder.factory_id}
 
 
+def ships_at_once(job: Job, stage: Stage) -> bool:
+    """Whether what brings the job to this stage ships it in the same commit."""
+    return stage is Stage.TESTING and job.ship == "auto"
+
+
 def _shipped_at_once(job: Job, lease_epoch: int, now: datetime) -> Job:
     """testing -> shipped in the same commit, where the manifest asks for it."""
-    if job.stage is not Stage.TESTING or job.ship != "auto":
+    if not ships_at_once(job, job.stage):
         return job
     return job.advance("shipped", ship_op(job.id, lease_epoch), "coordinator", now, stage=Stage.SHIPPED)
 

@@ -145,6 +145,8 @@ class FollowUp(Op):
 class Rejected:
     """A refusal: nothing changed, and nothing will."""
 
-    reason: Literal["not_found", "fenced", "illegal_transition", "conflict", "lock_busy", "budget_paused"]
+    reason: Literal[
+        "not_found", "invalid_request", "fenced", "illegal_transition", "conflict", "lock_busy", "budget_paused"
+    ]
     message: str
     detail: dict[str, Any] = field(default_factory=dict)

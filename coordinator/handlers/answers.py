@@ -13,6 +13,7 @@ from schemas.messages import StopOrder, TermTimes
 
 CODES = {
     "not_found": ErrorCode.NOT_FOUND,
+    "invalid_request": ErrorCode.INVALID_REQUEST,
     "fenced": ErrorCode.FENCED,
     "illegal_transition": ErrorCode.ILLEGAL_TRANSITION,
     "conflict": ErrorCode.CONFLICT,

@@ -78,11 +78,16 @@ async def update_factory(
 
 
 async def enroll(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
-    """Creates the factory, or changes what an existing one may do; its session and tokens stay."""
+    """Creates the factory, or changes what an existing one may do; its session stays.
+
+    The tokens are those that are given: what was replaced or taken out opens nothing any more.
+    Raises conflict where another product has a factory of that name: subjects and terms know a factory by its id alone.
+    """
     for _ in range(TRIES_MAX):
         try:
             stored = await read_factory(ctx.store, factory.product_id, factory.id)
             if stored is None:
+                await _refuse_taken(ctx, factory)
                 if (await ctx.store.create(FACTORIES, factory.to_doc())).ok:
                     return _enrolled_now(ctx, factory)
                 continue
@@ -91,7 +96,7 @@ async def enroll(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
                     "products": factory.products,
                     "enrolled_capabilities": factory.enrolled_capabilities,
                     "capabilities": _within(stored.factory.capabilities, factory.enrolled_capabilities),
-                    "token_hashes": tuple(dict.fromkeys((*stored.factory.token_hashes, *factory.token_hashes)))[-2:],
+                    "token_hashes": factory.token_hashes,
                     "bus_key": factory.bus_key or stored.factory.bus_key,
                 }
             )
@@ -104,6 +109,17 @@ async def enroll(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
         except Indefinite:
             continue
     raise FleetError(ErrorCode.UNAVAILABLE, f"{factory.id} could not be enrolled: ask again")
+
+
+async def _refuse_taken(ctx: Context, factory: FactoryDoc) -> None:
+    async for known in all_factories(ctx.store):
+        if known.id == factory.id and known.product_id != factory.product_id:
+            raise FleetError(
+                ErrorCode.CONFLICT,
+                f"factory {factory.id} is enrolled for product {known.product_id}: name this one otherwise, or enrol it"
+                f" there with {factory.product_id} among its products",
+                productId=known.product_id,
+            )
 
 
 def _enrolled_now(ctx: Context, factory: FactoryDoc) -> FactoryDoc:

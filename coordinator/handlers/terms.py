@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from coordinator import leases
 from coordinator.context import Context
+from coordinator.domain.job import ships_at_once
 from coordinator.domain.ops import End, HolderOp, SaveCheckpoint, Start
 from coordinator.domain.table import Action
 from coordinator.handlers.answers import accepted, stop_order, term_times
@@ -15,7 +16,7 @@ from coordinator.store.queries import read_job
 from coordinator.transact import Applied
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey, checkpoint_op, end_op, start_op
-from schemas.job import Checkpoint, Job, Outcome, Result
+from schemas.job import Checkpoint, Job, Outcome, Result, Stage
 from schemas.messages import (
     CheckpointRequest,
     ClaimAnswer,
@@ -168,7 +169,8 @@ async def _end(ctx: Context, request: FromHolder, action: Action, result: Result
         **fields,  # type: ignore[arg-type]
     )
     applied = await _asked(ctx, request, op)
-    return EndAnswer(stage=applied.event.to_stage, repeated=applied.repeated)
+    stage = Stage(applied.event.to_stage)
+    return EndAnswer(stage=Stage.SHIPPED if ships_at_once(applied.job, stage) else stage, repeated=applied.repeated)
 
 
 async def _asked(ctx: Context, request: FromHolder, op: HolderOp) -> Applied:

@@ -11,6 +11,8 @@ import httpx
 import pytest
 
 from bus.server import BrokerConfig, NatsServer, create_nkey
+from coordinator.main import listening
+from runtime.settings import SettingsError
 from tests.support.fleet import manifest
 from tests.support.processes import free_port
 from tests.support.service import Service, Tenants, serving, until
@@ -47,6 +49,16 @@ def refusal(service: Service) -> str:
     sentence = said.strip().splitlines()[-1]
     assert sentence.startswith("coordinator: "), said
     return sentence
+
+
+def test_a_port_is_taken_from_the_first_moment_on() -> None:
+    """Also before the store is open: of two that are started together one is told so at once."""
+    first = listening("127.0.0.1:0")
+    try:
+        with pytest.raises(SettingsError, match="Address already in use"):
+            listening(f"127.0.0.1:{first.getsockname()[1]}")
+    finally:
+        first.close()
 
 
 def test_a_port_in_use_is_named(tmp_path: Path, tenants: Tenants) -> None:

@@ -17,7 +17,7 @@ from runtime.entropy import Entropy
 from runtime.settings import Timers
 from schemas.factory import FactoryDoc
 from schemas.ids import JobKey
-from schemas.job import Engine, Job, Outcome, Result
+from schemas.job import Engine, Job, Outcome, Result, VerifyEvidence
 from schemas.messages import (
     CheckpointRequest,
     ClaimAnswer,
@@ -54,6 +54,12 @@ def manifest(body: str = "do it\n", **keys: Any) -> bytes:
 async def submitted(ctx: Context, key: str = "one", **keys: Any) -> Job:
     submission = intake.Submission(manifest(**keys), PRODUCT, key)
     return (await intake.submit(ctx, submission, "operator:ann")).job
+
+
+def evident(outcome: Outcome, verify: tuple[str, ...]) -> Result:
+    """With what an outcome needs to be believed: each command of the manifest, and that it passed."""
+    shown = tuple(VerifyEvidence(command=command, rc=0) for command in verify if outcome is Outcome.OK)
+    return Result(outcome=outcome, verify=shown)
 
 
 @dataclass
@@ -151,7 +157,7 @@ class FakeFactory:
         return await terms.checkpoint(self.ctx, CheckpointRequest(**{**fields, **changes}))
 
     async def report(self, grant: Grant, outcome: Outcome = Outcome.OK, **changes: Any) -> ReportAnswer:
-        fields = self.term(grant, result=Result(outcome=outcome), session_no=self.session_no)
+        fields = self.term(grant, result=evident(outcome, grant.verify), session_no=self.session_no)
         return await terms.report(self.ctx, ReportRequest(**{**fields, **changes}))
 
     async def release(self, grant: Grant, outcome: Outcome = Outcome.RELEASED, **changes: Any) -> Any:

@@ -13,10 +13,10 @@ from coordinator.domain.table import Action, Actor
 from coordinator.handlers.intake import new_job
 from schemas import ids
 from schemas.ids import JobKey
-from schemas.job import BlockedReason, Checkpoint, Job, Outcome, Result, Retries
+from schemas.job import BlockedReason, Checkpoint, Job, Outcome, Retries
 from schemas.manifest import parse_manifest
 from schemas.projections import Choice, Insights
-from tests.support.fleet import PRODUCT, manifest
+from tests.support.fleet import PRODUCT, evident, manifest
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)  # past every retry that a test waits for
@@ -74,7 +74,7 @@ def checkpoint(job: Job, number: int | None = None, **changes: Any) -> ops.SaveC
 def report(job: Job, outcome: Outcome = Outcome.OK, **changes: Any) -> ops.End:
     return ops.End(
         id=ids.end_op(job.id, job.lease_epoch),
-        **{"result": Result(outcome=outcome), **of_holder(job, **changes)},
+        **{"result": evident(outcome, job.verify), **of_holder(job, **changes)},
     )
 
 

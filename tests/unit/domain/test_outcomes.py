@@ -13,7 +13,7 @@ from coordinator.domain.job import decide
 from coordinator.domain.ops import Cause, Op, Rejected
 from coordinator.domain.retry import retry_at
 from coordinator.domain.table import Action
-from schemas.job import CHARGED, Job, Outcome, Retries, Stage
+from schemas.job import CHARGED, Job, Outcome, Result, Retries, Stage, VerifyEvidence
 from tests.unit.domain.builders import (
     LATER,
     NOW,
@@ -87,6 +87,20 @@ def test_a_review_takes_as_many_different_people_as_are_wanted() -> None:
     assert isinstance(again, Rejected)
     assert again.reason == "conflict"
     assert then(once, review(Action.APPROVE, "op:bob")).stage is Stage.TESTING
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [(), (("true", 1),), (("false", 0),), (("true", 0), ("true", 1))],
+    ids=["nothing", "a failure", "another command", "both"],
+)
+def test_an_ok_without_evidence_that_each_verify_command_passed_is_refused(shown: tuple[tuple[str, int], ...]) -> None:
+    job = building(verify='"true"')
+    claimed = Result(outcome=Outcome.OK, verify=tuple(VerifyEvidence(command=command, rc=rc) for command, rc in shown))
+    refused = decide(job, report(job, result=claimed), NOW)
+    assert isinstance(refused, Rejected)
+    assert (refused.reason, refused.detail) == ("invalid_request", {"verify": ["true"]})
+    assert then(job, lambda it: report(it, Outcome.VERIFY_FAILED)).stage is Stage.FAILED
 
 
 def test_a_verified_job_without_review_is_shipped_at_once_and_leaves_both_events() -> None:

@@ -74,3 +74,16 @@ def test_the_checkpoint_of_a_report_is_held_to_the_same_as_one_that_comes_alone(
         ReportRequest.model_validate(
             {**term, "result": {"outcome": "ok"}, "checkpoint": {**saved().to_doc(), field: value}}
         )
+
+
+@pytest.mark.parametrize(("keys", "stage"), [({"ship": "auto"}, "shipped"), ({"ship": "manual"}, "testing")])
+@in_virtual_time
+async def test_a_report_is_answered_with_the_stage_that_it_led_to_however_often_it_is_repeated(
+    keys: dict[str, str], stage: str
+) -> None:
+    ctx = coordinator()
+    await submitted(ctx, verify='"true"', **keys)
+    factory = await FakeFactory(ctx).joined()
+    grant = await factory.granted("r1")
+    answers = [(await factory.report(grant)).report for _ in range(2)]
+    assert [(answer.stage, answer.repeated) for answer in answers if answer] == [(stage, False), (stage, True)]

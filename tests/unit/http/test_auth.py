@@ -8,10 +8,11 @@ import pytest
 
 from coordinator.enrolments import Enrolments, FactoryEnrolment, apply
 from coordinator.http.app import RESOURCES
-from coordinator.store.port import OPERATORS, Address
+from coordinator.store.port import FACTORIES, OPERATORS, Address
 from coordinator.store.queries import read_factory
 from runtime.tokens import FACTORY, mint_token, token_hash
-from schemas.factory import OperatorDoc
+from schemas.errors import ErrorCode, FleetError
+from schemas.factory import FactoryDoc, OperatorDoc
 from tests.support.fleet import PRODUCT, manifest
 from tests.support.rest import BANK, SHELL, World, problem_of
 from tests.support.virtual import in_virtual_time
@@ -238,15 +239,42 @@ async def test_a_factory_speaks_for_no_other_wherever_the_name_is_put(world: Wor
 
 
 @in_virtual_time
-async def test_two_products_factories_of_one_name_are_not_taken_for_each_other(world: World) -> None:
+async def test_a_factory_has_one_name_in_the_fleet_and_the_second_product_to_use_it_is_told(world: World) -> None:
     await world.enrolled()
     await world.submitted()
     namesake = mint_token(FACTORY, BANK, "f1")
     enrolment = FactoryEnrolment(id="f1", product_id=BANK, products=(BANK,), token_hash=token_hash(namesake))
-    await apply(world.ctx, Enrolments(factories=(enrolment,)))
+    with pytest.raises(FleetError) as refused:
+        await apply(world.ctx, Enrolments(factories=(enrolment,)))
+    assert (refused.value.code, refused.value.detail) == (ErrorCode.CONFLICT, {"productId": PRODUCT})
+    problem_of(await world.post("/claim", namesake, json={**SHELL, "requestId": "r1"}), 401, "unauthorized")
+    assert (await world.claimed(world.f1))["productId"] == PRODUCT
+
+
+@in_virtual_time
+async def test_a_namesake_that_came_in_while_nobody_looked_speaks_for_nobody(world: World) -> None:
+    """Two coordinators may enrol one name for two products in the same instant: the later is not heard."""
+    await world.enrolled()
+    namesake = mint_token(FACTORY, BANK, "f1")
+    doc = FactoryDoc(id="f1", product_id=BANK, products=(BANK,), token_hashes=(token_hash(namesake),))
+    await world.store.create(FACTORIES, doc.to_doc())
     answer = await world.post("/claim", namesake, json={**SHELL, "requestId": "r1"})
     assert "another product has enrolled a factory f1" in problem_of(answer, 403, "forbidden")["detail"]
-    assert (await world.claimed(world.f1))["productId"] == PRODUCT
+
+
+@in_virtual_time
+async def test_the_file_of_enrolments_is_the_last_word_on_tokens(world: World) -> None:
+    await world.enrolled()
+    fresh = mint_token(FACTORY, PRODUCT, "f1")
+
+    async def statuses(**hashes: str | None) -> list[int]:
+        row = FactoryEnrolment(id="f1", product_id=PRODUCT, products=(PRODUCT,), **hashes)
+        await apply(world.ctx, Enrolments(factories=(row,)))
+        return [(await world.get("/jobs", token)).status_code for token in (world.f1, fresh)]
+
+    assert await statuses(token_hash=token_hash(fresh), previous_token_hash=token_hash(world.f1)) == [200, 200]
+    assert await statuses(token_hash=token_hash(fresh)) == [401, 200]
+    assert await statuses() == [401, 401]
 
 
 @in_virtual_time
