@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from factory.engines.port import EngineAdapter
 from factory.guard import TrustWindow
@@ -279,10 +280,10 @@ class Holdings:
         fields = {**self._wire.of_term(term.grant), "checkpoint": end.checkpoint}
         if end.release:
             said = ReleaseRequest(**fields, outcome=end.result.outcome, reason=end.result.summary)
-            _, accepted = await self._deliver(self._outbox.put("release", said.to_doc()))
+            _, accepted = await self._deliver(self._put("release", said.to_doc()))
             return accepted
         report = ReportRequest(**fields, result=end.result, insights=end.insights, session_no=self._wire.session_no)
-        pending = self._outbox.put("report", report.to_doc())
+        pending = self._put("report", report.to_doc())
         request_id = self._wire.request_id()
         if self._drain_by_s is None:  # asked for in the same round trip, but never on disk: it is this session's ask
             ask = NextRequest(request_id=request_id)
@@ -297,6 +298,14 @@ class Holdings:
             return accepted
         finally:
             self._asked.discard(request_id)
+
+    def _put(self, op: str, message: dict[str, Any]) -> Pending:
+        """On disk; where that is full it is said all the same, and unheard, the lease ends the term."""
+        try:
+            return self._outbox.put(op, message)
+        except OSError as error:
+            log.error("the %s of %s is not on disk, only on its way: %s", op, message["jobId"], error)
+            return Pending(self._outbox.path_of(message), op, message)
 
     async def _deliver(self, pending: Pending) -> tuple[Answered, bool]:
         """Until it is answered; and whether it was accepted, or refused for good. Raises FleetError unauthorized."""

@@ -36,8 +36,12 @@ class Outbox:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
+    def path_of(self, message: dict[str, Any]) -> Path:
+        return self._directory / f"{message['jobId']}.{message['leaseEpoch']}.json"
+
     def put(self, op: str, message: dict[str, Any]) -> Pending:
-        path = self._directory / f"{message['jobId']}.{message['leaseEpoch']}.json"
+        """Raises OSError: it is not on the disk."""
+        path = self.path_of(message)
         write_durably(path, orjson.dumps({"op": op, "message": message}))
         return Pending(path, op, message)
 

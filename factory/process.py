@@ -75,7 +75,8 @@ class EngineProcess:
         return engine
 
     def move_deadline(self, deadline_s: float) -> None:
-        note_trust(self._scratch, deadline_s)
+        with contextlib.suppress(OSError):  # a full disk: git is answered until the deadline that is noted
+            note_trust(self._scratch, deadline_s)
         self._tell({"deadline": deadline_s})
 
     def end(self, grace_s: float = END_GRACE_S) -> None:

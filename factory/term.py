@@ -77,7 +77,6 @@ class Term:
 
     async def run(self) -> TermEnd:
         """Never raises for what a job can cause: that is an outcome."""
-        self._tools.scratch.mkdir(parents=True, exist_ok=True)
         self._log = TermLog(self._tools.scratch / "log", self.grant, self._tools.session_id, self._tools.send_log)
         try:
             return await self._run()
@@ -101,9 +100,10 @@ class Term:
         if reason is not None:  # it came too late, or is wanted back already: no tree is made for it
             return await self._ended_early(reason)
         try:
+            self._tools.scratch.mkdir(parents=True, exist_ok=True)
             self._tree = await self._tools.workspaces.prepare(self.grant)
             command = self._tools.adapter.command(self.grant, self._tools.scratch)
-        except (WorkspaceError, EngineRefusal) as error:
+        except (WorkspaceError, EngineRefusal, OSError) as error:
             return self._failed(str(error))
         reason = self.session.must_end(self._now())
         if reason is not None:

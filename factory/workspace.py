@@ -246,10 +246,14 @@ class Workspaces:
         raise WorkspaceError(f"the checkpoint {checkpoint.commit[:12]} is not on this machine any more")
 
     async def _snapshot(self, tree: Worktree, message: str) -> tuple[str, str, str]:
-        """(content, HEAD, commit) of the whole tree, untracked files included, its own index left alone.
+        """(content, HEAD, commit) of the whole tree, untracked files included, its own index left alone."""
+        try:
+            return await self._snapshot_with_own_index(tree, message)
+        except OSError as error:
+            raise GitError(f"no snapshot: {error}") from error
 
-        Each time with an index of its own: a git that was killed leaves the lock of its index behind.
-        """
+    async def _snapshot_with_own_index(self, tree: Worktree, message: str) -> tuple[str, str, str]:
+        """A new index each time: a git that was killed leaves the lock of its index behind."""
         (self._root / "tmp").mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._root / "tmp", ignore_cleanup_errors=True) as folder:
             env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}

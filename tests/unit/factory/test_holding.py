@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 
 import orjson
@@ -269,3 +270,21 @@ async def test_ended_terms_are_remembered_only_while_an_answer_that_grants_them_
         await eventually(lambda: len(world.terms) == 21 and world.terms[20].kept is not None)
         assert world.terms[20].began_s is None, "an answer as late as that is not trusted"
         assert [kind for kind, _ in await ends(world, await job_now(world.ctx, job))] == ["reported"]
+
+
+@in_virtual_time
+async def test_a_report_that_the_full_disk_does_not_take_is_said_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet_world(tmp_path, monkeypatch) as world:
+        job, life, term = await at_work(world)
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("factory.outbox.write_durably", full)
+        term.finish()
+        await stage_is(world, job, Stage.REVIEW)
+        assert await ends(world, job) == [("reported", 1)]
+        await eventually(lambda: term.kept is False)
+        assert len(life.holdings) == 0

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from pathlib import Path
 
+import pytest
+
 from coordinator.logs import GAP, LogFiles
-from factory.logs import CHUNK_CHARS, CLOSE_WITHIN_S, CUT, LOG_BYTES_MAX, TAIL_CHARS, TermLog
+from factory.logs import CHUNK_CHARS, CLOSE_WITHIN_S, CUT, LOG_BYTES_MAX, NOT_KEPT, TAIL_CHARS, TermLog
 from schemas.ids import JobKey
 from schemas.messages import LOG_CHUNK_MAX, LogChunk
 from tests.support.terms import grant
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually
 
+FULL = Path("/dev/full")
 KEY = JobKey("shop", "job1")
 
 
@@ -184,3 +188,35 @@ async def test_a_coordinator_that_hears_of_a_log_for_the_first_time_in_its_middl
     await log.close()
     assert put_together(tmp_path, wire[1:]) == GAP.format(7).encode() + b"after\n"
     assert LogFiles(tmp_path / "kept").epochs(KEY) == [1]
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="a disk that is always full is asked of Linux")
+@in_virtual_time
+async def test_a_full_disk_ends_the_kept_log_and_nothing_else_and_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "term").mkdir()
+    (tmp_path / "term" / "log").symlink_to(FULL)
+    wire = Wire()
+    with caplog.at_level(logging.WARNING, "factory.logs"):
+        log = term_log(tmp_path, wire)
+        log.take(b"one\n")
+        mark = log.heard
+        log.take(b"two\n")
+        await asyncio.sleep(1)
+        log.take(b"three\n")
+        await log.close()
+    said = NOT_KEPT.format("No space left on device")
+    assert put_together(tmp_path, wire).decode() == f"one\n{said}two\nthree\n" == log.tail()
+    assert log.tail(since=mark) == "two\nthree\n"
+    assert len(caplog.records) == 1
+
+
+@in_virtual_time
+async def test_a_log_that_cannot_even_be_begun_is_sent_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "term").write_text("no folder")
+    wire = Wire()
+    log = term_log(tmp_path, wire)
+    log.take(b"one\n")
+    await log.close()
+    assert put_together(tmp_path, wire).decode().endswith("...]\none\n")

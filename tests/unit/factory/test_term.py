@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -91,3 +93,30 @@ async def test_the_engine_and_every_verify_command_share_one_wall_time(tmp_path:
     end = await running
     assert end.result.outcome is Outcome.TIMEOUT
     assert end.checkpoint is not None, "what there is by then is saved"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is asked of Linux")
+async def test_a_disk_that_is_full_ends_no_job_and_the_report_says_what_it_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(tmp_path, "echo one; echo > ran; sleep 1; echo two")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    life.scratch.mkdir(parents=True)
+    (life.scratch / "log").symlink_to("/dev/full")
+    running = asyncio.create_task(ended(life))
+    await eventually((life.tree / "ran").exists)
+    with monkeypatch.context() as patch:  # while it is renewed and checkpoints are due
+        patch.setattr("factory.process.note_trust", full)
+        patch.setattr("factory.workspace.tempfile.TemporaryDirectory", full)
+        life.session.trust.extend(life.clock.boot_s(), 2 * LEASE_S, life.clock.boot_s())
+        life.term.poke()
+        await asyncio.sleep(0.3)
+    end = await running
+    assert end.result.outcome is Outcome.OK
+    assert "No space left on device" in (end.result.summary or "")
+    assert life.said.endswith("two\n")
+    assert life.said.count("No space left on device") == 1
+    assert end.checkpoint is not None or life.checkpoints, "saved as soon as there was room"
