@@ -37,7 +37,7 @@ class Record(NamedTuple):
     unanswered  ask, why: nobody knows (also an error unavailable or internal)
     engine      does: begins | ends, life, sessionId, productId, jobId, leaseEpoch
     tree        does: made (base: a commit or None) | changed | pushed (ref, commit) | published (branch, commit)
-                | deleted (clean: bool, pushed: bool, by the record's own knowledge) | quarantined; life, jobId, leaseEpoch
+                | deleted (clean: bool, pushed: bool) | quarantined; life, jobId, leaseEpoch
     fault       name, does: begins | ends | once, on (what it hits), and what it takes to describe it
     calm        from here on there are no faults; every process that is to live is up
     converged   the run is over and nothing is left to do     gave_up     time was up; why
