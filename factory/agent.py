@@ -156,7 +156,8 @@ class Agent:
             self._emptying = self._vital(self._end_when_empty(), "emptying")
 
     async def _end_when_empty(self) -> None:
-        await self._beat()
+        await self._beat()  # first: who has heard that it drains grants it nothing new, however it asks
+        self._asking.hang_up()
         await self._asking.settled()
         await self._holdings.settled()
         await self._beat()

@@ -30,6 +30,10 @@ GIVE_UP_S = 10.0
 REFUSED_PAUSE_S = 1.0
 
 
+class _HungUp(Exception):
+    """An ask that waited for work was broken off: under its requestId there may be a grant."""
+
+
 class Asking:
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Asking:
         self._long_poll_s = long_poll_s
         self._pending: set[str] = set()
         self._closed = False
+        self._hung_up = asyncio.Event()
         self._look = asyncio.Event()
         self._answered = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,6 +72,12 @@ class Asking:
     def close(self) -> None:
         """No more asks; those that are under way are waited for by whoever drains."""
         self._closed = True
+
+    def hang_up(self) -> None:
+        """Asks that wait for work wait no longer. Each is repeated once more under its requestId, without waiting: a
+        grant that was made but not heard is had that way, and is then known to whoever drains.
+        """
+        self._hung_up.set()
 
     def look_again(self) -> None:
         """A seat is free, or the transport changed."""
@@ -140,9 +151,14 @@ class Asking:
         wait_s = RETRY_FIRST_S
         try:
             while True:
+                if request.wait_s and self._hung_up.is_set():
+                    request = request.model_copy(update={"wait_s": 0.0})
+                    give_up_s = self._wire.boot_s() + GIVE_UP_S
                 asked_at_s = self._wire.boot_s()
                 try:
-                    answer = ClaimAnswer.model_validate(await self._wire.call("claim", request.to_doc()))
+                    answer = await self._answer(request)
+                except _HungUp:
+                    continue
                 except Unanswered as error:
                     if self._wire.boot_s() >= give_up_s:
                         log.warning("a claim is given up: %s", error)
@@ -154,3 +170,18 @@ class Asking:
         finally:
             self._pending.discard(request.request_id)
             self._answered.set()
+
+    async def _answer(self, request: ClaimRequest) -> ClaimAnswer:
+        """Raises Unanswered, FleetError, and _HungUp where it still waited for work."""
+        asking = asyncio.create_task(self._wire.call("claim", request.to_doc()))
+        hung_up = asyncio.create_task(self._hung_up.wait())
+        try:
+            if request.wait_s:
+                await asyncio.wait({asking, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+                if not asking.done():
+                    raise _HungUp
+            return ClaimAnswer.model_validate(await asking)
+        finally:
+            hung_up.cancel()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)

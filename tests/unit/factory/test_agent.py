@@ -146,6 +146,68 @@ async def test_a_grant_that_arrives_while_it_drains_is_released_at_once_without_
         assert await ends(world, job) == [("released", 1)]
 
 
+async def polling(world: World) -> FactoryLife:
+    """Idle, without a bus, and waiting for work over REST."""
+    world.broker.stop()
+    life = await (await world.factory("f1")).opened()
+    await eventually(lambda: "claim" in life.over_rest.ops())
+    await asyncio.sleep(1)
+    return life
+
+
+def claims(life: FactoryLife) -> list[tuple[str, float]]:
+    """requestId and waitS of each, in order."""
+    return [(message["requestId"], message.get("waitS") or 0.0) for op, message in life.asked if op == "claim"]
+
+
+@in_virtual_time
+async def test_a_drain_does_not_wait_for_the_work_that_an_idle_factory_was_waiting_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet_world(tmp_path, monkeypatch) as world:
+        life = await polling(world)
+        life.agent.drain()
+        await asyncio.wait_for(life.task, 1.0)
+        (first, waited_s), (second, then_s) = claims(life)
+        assert (first, waited_s, then_s) == (second, 20.0, 0.0)
+        said = [op for op, _ in life.over_rest.asked[-3:]]
+        assert said == ["heartbeat", "claim", "heartbeat"], "that it drains is heard before it asks again"
+        assert life.over_rest.asked[-1][1]["pending"] == []
+
+
+@in_virtual_time
+async def test_a_grant_whose_answer_a_drain_did_not_wait_for_is_had_by_its_id_and_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet_world(tmp_path, monkeypatch) as world:
+        life = await polling(world)
+        life.over_rest.late_s = {"claim": 3600.0}
+        job = await submitted(world.ctx)
+        await stage_is(world, job, Stage.ASSIGNED)  # it is granted, and the answer is on its way
+        life.over_rest.heal()  # for what comes after it
+        life.agent.drain()
+        await asyncio.wait_for(life.task, 5.0)
+        (first, _), (second, _) = claims(life)
+        assert first == second
+        assert await ends(world, job) == [("released", 1)]
+        assert [term.began_s for term in world.terms] == [None]
+        queued = await job_now(world.ctx, job)
+        assert (queued.stage, queued.retries.used) == (Stage.QUEUED, 0)
+
+
+@in_virtual_time
+async def test_a_drain_with_nobody_to_hear_it_asks_for_a_lost_grant_for_a_while_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet_world(tmp_path, monkeypatch) as world:
+        life = await polling(world)
+        life.over_rest.cut()
+        life.agent.drain()
+        await asyncio.wait_for(life.task, 20.0)
+        assert len({request_id for request_id, _ in claims(life)}) == 1
+        assert {wait_s for _, wait_s in claims(life)[1:]} == {0.0}
+
+
 @in_virtual_time
 async def test_a_factory_that_is_drained_before_anybody_answered_its_hello_just_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
