@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 from pydantic import ValidationError
 
 from bus.port import Bus, Message
@@ -18,6 +17,7 @@ from factory.asking import Asking
 from factory.holding import Holdings
 from factory.link.failover import FailoverLink
 from factory.link.port import Unanswered
+from factory.ports import Vitals
 from factory.wire import Wire
 from schemas.base import validation_sentence
 from schemas.errors import ErrorCode, FleetError
@@ -40,7 +40,7 @@ class AgentSettings:
     engines: tuple[Engine, ...]
     workspaces: tuple[str, ...]
     seats: int
-    disk: str
+    vitals: Callable[[], Vitals]
     os_name: str
     takeover: bool
     drain_grace_s: float
@@ -106,7 +106,7 @@ class Agent:
             transport=self._link.transport,
             version=VERSION,
             os=self._settings.os_name,
-            free_disk_bytes=self._free_disk(),
+            free_disk_bytes=self._settings.vitals().free_disk_bytes,
         )
         try:
             return HelloAnswer.model_validate((await self._wire.insist("hello", request.to_doc())).doc)
@@ -173,7 +173,7 @@ class Agent:
                     await self._beat_now.wait()
 
     async def _beat(self) -> None:
-        asked_at_s = self._wire.boot_s()
+        asked_at_s, vitals = self._wire.boot_s(), self._settings.vitals()
         request = HeartbeatRequest(
             **self._wire.ask(),
             session_no=self._wire.session_no,
@@ -181,10 +181,10 @@ class Agent:
             pending=(*self._asking.pending, *self._holdings.pending),
             seat_limit=self._settings.seats,
             seats_used=len(self._holdings),
-            load=psutil.getloadavg()[0] / (psutil.cpu_count() or 1),
+            load=vitals.load,
             transport=self._link.transport,
             draining=self._draining,
-            free_disk_bytes=self._free_disk(),
+            free_disk_bytes=vitals.free_disk_bytes,
         )
         try:
             answer = HeartbeatAnswer.model_validate(await self._wire.call("heartbeat", request.to_doc()))
@@ -216,9 +216,6 @@ class Agent:
         """Work is asked for over the new transport at once, and the coordinators learn of it."""
         self._asking.look_again()
         self._beat_now.set()
-
-    def _free_disk(self) -> int:
-        return int(psutil.disk_usage(self._settings.disk).free)
 
 
 async def _cancelled(*tasks: asyncio.Task[None]) -> None:

@@ -16,10 +16,12 @@ from factory.guard import TrustWindow
 from factory.link.port import Unanswered
 from factory.logs import SendChunk
 from factory.outbox import Outbox, Pending
+from factory.ports import Launch, Trees
+from factory.process import EngineProcess
 from factory.session import TermSession
 from factory.term import Term, TermEnd, Tools
 from factory.wire import RETRY_FIRST_S, RETRY_MAX_S, Answered, Wire
-from factory.workspace import Saved, Workspaces
+from factory.workspace import Saved
 from runtime.clock import Clock
 from schemas.errors import ErrorCode, FleetError
 from schemas.job import Engine, Outcome, Result
@@ -52,6 +54,7 @@ class HoldingSettings:
     adapters: Mapping[Engine, EngineAdapter]
     checkpoint_every_s: float
     idle_limit_s: float
+    launch: Launch = EngineProcess.start
 
 
 @dataclass
@@ -68,7 +71,7 @@ class Holdings:
         settings: HoldingSettings,
         wire: Wire,
         clock: Clock,
-        workspaces: Workspaces,
+        workspaces: Trees,
         outbox: Outbox,
         send_log: SendChunk,
         on_free: Callable[[], None],
@@ -196,6 +199,7 @@ class Holdings:
         tools = Tools(
             clock=self._clock,
             workspaces=self._workspaces,
+            launch=self._settings.launch,
             adapter=self._settings.adapters[grant.engine],
             scratch=self._settings.terms / f"{grant.job_id}-{grant.lease_epoch}",
             factory_id=self._wire.factory_id,

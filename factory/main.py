@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import orjson
+import psutil
 import typer
 
 from bus.nats import NatsBus
@@ -30,6 +31,7 @@ from factory.link.bus import BusLink
 from factory.link.failover import FailoverLink
 from factory.link.rest import RestLink
 from factory.outbox import Outbox
+from factory.ports import Vitals
 from factory.process import end_left_over_launchers
 from factory.wire import Wire
 from factory.workspace import Workspaces
@@ -159,12 +161,17 @@ def _assembled(
         engines=tuple(engines),
         workspaces=workspaces.roots,
         seats=settings.seats,
-        disk=str(settings.data),
+        vitals=lambda: vitals_of(settings.data),
         os_name=platform.system().lower(),
         takeover=settings.takeover,
         drain_grace_s=settings.drain_grace_s,
     )
     return Agent(agent_settings, wire, link, bus, holdings, asking)
+
+
+def vitals_of(folder: Path) -> Vitals:
+    """`folder`: on the disk that the work is done on."""
+    return Vitals(psutil.getloadavg()[0] / (psutil.cpu_count() or 1), int(psutil.disk_usage(str(folder)).free))
 
 
 def _workspace(text: str) -> tuple[str, Path]:

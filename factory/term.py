@@ -18,9 +18,10 @@ from factory.credentials import helper_env
 from factory.engines.port import EngineAdapter, EngineRefusal
 from factory.git import GitError
 from factory.logs import SendChunk, TermLog
-from factory.process import Ended, EngineProcess, engine_env
+from factory.ports import Launch, RunningEngine, Trees
+from factory.process import Ended, engine_env
 from factory.session import OUTCOME_OF, EndReason, TermSession
-from factory.workspace import Saved, WorkspaceError, Workspaces, Worktree
+from factory.workspace import Saved, WorkspaceError, Worktree
 from runtime.clock import Clock
 from schemas.job import Checkpoint, Outcome, Result, VerifyEvidence
 from schemas.messages import Grant
@@ -46,7 +47,8 @@ class TermEnd:
 @dataclass
 class Tools:
     clock: Clock
-    workspaces: Workspaces
+    workspaces: Trees
+    launch: Launch
     adapter: EngineAdapter
     scratch: Path
     factory_id: str
@@ -163,7 +165,7 @@ class Term:
             "GIGAFACTORY_EPOCH": str(self.grant.lease_epoch),
             "GIGAFACTORY_ATTEMPT": str(self.grant.attempt),
         }
-        engine = await EngineProcess.start(
+        engine = await self._tools.launch(
             argv,
             cwd=self._tree.work_dir,
             env=engine_env({**env, **term_env, **helper_env(self._tools.scratch)}),
@@ -189,7 +191,7 @@ class Term:
             reason = EndReason.TRUST_LOST
         return ended, reason
 
-    async def _watch(self, engine: EngineProcess, waiting: asyncio.Task[Ended]) -> EndReason | None:
+    async def _watch(self, engine: RunningEngine, waiting: asyncio.Task[Ended]) -> EndReason | None:
         deadline_s = self.session.trust.until_s
         while True:
             reason = self.session.must_end(self._now())

@@ -32,6 +32,7 @@ from factory.link.bus import BusLink
 from factory.link.failover import FailoverLink
 from factory.link.port import Unanswered
 from factory.outbox import Outbox
+from factory.ports import Vitals
 from factory.session import OUTCOME_OF, TermSession
 from factory.term import TermEnd, Tools
 from factory.wire import Wire
@@ -48,6 +49,10 @@ RPC_TIMEOUT_S = 0.5
 SOON_S = 5.0
 Message = dict[str, Any]
 Ask = Callable[[], Any]
+
+
+def vitals() -> Vitals:
+    return Vitals(0.0, 1 << 40)
 
 
 class ScriptedTerm:
@@ -196,7 +201,14 @@ class FactoryLife:
             long_poll_s=20.0,
         )
         settings = AgentSettings(
-            capabilities, tuple(engines), (), seats, str(data), "linux", takeover=False, drain_grace_s=drain_grace_s
+            capabilities,
+            tuple(engines),
+            (),
+            seats,
+            lambda: vitals(),  # looked up at each call, so that a test can break it
+            "linux",
+            takeover=False,
+            drain_grace_s=drain_grace_s,
         )
         self.agent = Agent(settings, self.wire, self.link, self.bus, self.holdings, self.asking)
         self.task = asyncio.create_task(self._live())

@@ -13,6 +13,7 @@ import pytest
 from bus.memory import Faults
 from bus.subjects import ANY, offer_subject
 from factory.agent import FencedSession
+from factory.ports import Vitals
 from schemas.factory import Transport
 from schemas.job import Engine, Stage
 from schemas.messages import Offer
@@ -229,10 +230,10 @@ async def test_what_breaks_the_heartbeat_ends_the_factory_instead_of_leaving_it_
     async with fleet_world(tmp_path, monkeypatch) as world:
         _, life, term = await at_work(world)
 
-        def broken(path: str) -> Any:
+        def broken() -> Vitals:
             raise PermissionError("the disk is gone")
 
-        monkeypatch.setattr("factory.agent.psutil.disk_usage", broken)
+        monkeypatch.setattr("tests.support.fleet_world.vitals", broken)
         with pytest.raises(PermissionError):
             await life.task
         assert not term.running

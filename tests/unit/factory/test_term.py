@@ -13,6 +13,7 @@ import pytest
 
 from factory.engines.shell import ShellEngine
 from factory.guard import TrustWindow
+from factory.process import EngineProcess
 from factory.session import TermSession
 from factory.term import Term, TermEnd, Tools
 from factory.workspace import Saved, Workspaces
@@ -58,6 +59,7 @@ class Life:
         tools = Tools(
             clock=self.clock,
             workspaces=self.workspaces,
+            launch=EngineProcess.start,
             adapter=ShellEngine(),
             scratch=self.scratch,
             factory_id="f1",
