@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from factory import snapshot
 from factory.git import GitError, git
+from factory.snapshot import Snapshot, git_in
 from runtime.queues import KeyedQueues
 from schemas.job import Checkpoint
 from schemas.messages import Grant
@@ -53,6 +55,7 @@ class Worktree:
     base: str
     local: bool
     pushed: tuple[str, str] | None = None
+    embedded: tuple[str, ...] = ()  # repositories inside, as of the last snapshot
     kept: str | None = None  # what the ref points to: the last snapshot, joined with those before it
 
     @property
@@ -82,23 +85,23 @@ class Workspaces:
 
     async def save(self, tree: Worktree, message: str) -> Saved | None:
         """The tree as it stands, committed beside its index and pushed. None: nothing new since the last time."""
-        content, head, commit = await self._snapshot(tree, message)
+        content, head, commit, _ = await self._snapshot(tree, message)
         if tree.pushed == (content, head) or (tree.pushed is None and commit == tree.base):
             return None
         kept = commit
         if tree.kept is not None:
             # The coordinator may know of an earlier snapshot only: it must stay reachable from the ref.
-            kept = await _in_tree(tree, "commit-tree", content, "-p", commit, "-p", tree.kept, "-m", message)
+            kept = await git_in(tree.path, "commit-tree", content, "-p", commit, "-p", tree.kept, "-m", message)
         if tree.remote is not None:
-            await _in_tree(tree, "push", "--quiet", "--force", "--no-verify", tree.remote, f"{kept}:{tree.ref}")
+            await git_in(tree.path, "push", "--quiet", "--force", "--no-verify", tree.remote, f"{kept}:{tree.ref}")
         else:
-            await _in_tree(tree, "update-ref", tree.ref, kept)
+            await git_in(tree.path, "update-ref", tree.ref, kept)
         tree.pushed, tree.kept = (content, head), kept
         return Saved(commit, content, tree.ref, tree.local)
 
     async def is_saved(self, tree: Worktree) -> bool:
         """Whether all that is in the tree is pushed, or is what the term began with."""
-        content, head, commit = await self._snapshot(tree, "look")
+        content, head, commit, _ = await self._snapshot(tree, "look")
         return tree.pushed == (content, head) or commit == tree.base
 
     async def publish(self, tree: Worktree, saved_commit: str) -> str | None:
@@ -107,13 +110,13 @@ class Workspaces:
             return None
         branch = f"fleet/{tree.job_id}/{tree.lease_epoch}"  # not the ref's own name: git takes refs/X before a branch X
         target = f"{saved_commit}:refs/heads/{branch}"
-        await _in_tree(tree, "push", "--quiet", "--force", "--no-verify", tree.remote, target)
+        await git_in(tree.path, "push", "--quiet", "--force", "--no-verify", tree.remote, target)
         return branch
 
     async def diff_stat(self, tree: Worktree, commit: str) -> dict[str, int]:
         """files, insertions and deletions since the term began."""
         total = {"files": 0, "insertions": 0, "deletions": 0}
-        for line in (await _in_tree(tree, "diff", "--numstat", tree.base, commit)).splitlines():
+        for line in (await git_in(tree.path, "diff", "--numstat", tree.base, commit)).splitlines():
             added, removed, _ = line.split("\t", 2)
             total["files"] += 1
             total["insertions"] += int(added) if added.isdigit() else 0
@@ -125,6 +128,9 @@ class Workspaces:
         if not tree.path.exists():
             return True
         if tree.remote is None or not await self.is_saved(tree):
+            return False
+        if more := await snapshot.only_here(tree.path, tree.embedded):
+            log.warning("%s: not all of the history of %s is pushed", tree.job_id, ", ".join(more))
             return False
         await git(tree.mirror, "worktree", "remove", "--force", str(tree.path))
         return True
@@ -245,30 +251,20 @@ class Workspaces:
         shutil.rmtree(path)
         raise WorkspaceError(f"the checkpoint {checkpoint.commit[:12]} is not on this machine any more")
 
-    async def _snapshot(self, tree: Worktree, message: str) -> tuple[str, str, str]:
-        """(content, HEAD, commit) of the whole tree, untracked files included, its own index left alone."""
+    async def _snapshot(self, tree: Worktree, message: str) -> Snapshot:
+        """With a new index each time: a git that was killed leaves the lock of its index behind. Raises GitError."""
+        tmp = self._root / "tmp"
         try:
-            return await self._snapshot_with_own_index(tree, message)
+            tmp.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=tmp, ignore_cleanup_errors=True) as folder:
+                made = await snapshot.taken(tree.path, message, Path(folder))
         except OSError as error:
             raise GitError(f"no snapshot: {error}") from error
-
-    async def _snapshot_with_own_index(self, tree: Worktree, message: str) -> tuple[str, str, str]:
-        """A new index each time: a git that was killed leaves the lock of its index behind."""
-        (self._root / "tmp").mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._root / "tmp", ignore_cleanup_errors=True) as folder:
-            env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-            await _in_tree(tree, "read-tree", "HEAD", env=env)
-            await _in_tree(tree, "add", "--all", env=env)
-            content = await _in_tree(tree, "write-tree", env=env)
-        head = await _in_tree(tree, "rev-parse", "HEAD")
-        if content == await _in_tree(tree, "rev-parse", f"{head}^{{tree}}"):
-            return content, head, head
-        return content, head, await _in_tree(tree, "commit-tree", content, "-p", head, "-m", message)
-
-
-async def _in_tree(tree: Worktree, *args: str, env: Mapping[str, str] | None = None) -> str:
-    """git on this very tree: if a job removes its `.git`, git must not find somebody else's further up."""
-    return await git(tree.path, *args, env={"GIT_CEILING_DIRECTORIES": str(tree.path.parent), **(env or {})})
+        if made.embedded != tree.embedded:
+            tree.embedded = made.embedded
+            names = ", ".join(made.embedded) or "none any more"
+            log.warning("%s: repositories inside, saved as files without their history: %s", tree.job_id, names)
+        return made
 
 
 def _checked(checkpoint: Checkpoint) -> Checkpoint:

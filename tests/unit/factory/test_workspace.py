@@ -283,3 +283,83 @@ async def test_git_runs_with_an_identity_of_its_own_and_asks_nobody(
     monkeypatch.delenv("GIT_DIR")
     assert git(repo, "log", "-1", "--format=%an", commit) == "Agent Gigafactory"
     assert (await factory_git(repo, "var", "GIT_COMMITTER_IDENT")).startswith("Agent Gigafactory")
+
+
+def repository_inside(tree: Worktree, name: str, *, commits: bool) -> Path:
+    inside = tree.path / name
+    inside.mkdir(parents=True)
+    git(inside, "init", "--quiet")
+    (inside / "file").write_text("inside\n")
+    if commits:
+        git(inside, "add", "--all")
+        git(inside, "commit", "--quiet", "--message", "its own")
+    (inside / "later").write_text("not committed\n")
+    return inside
+
+
+async def test_the_files_of_repositories_inside_a_tree_are_saved_with_it_and_that_is_said(
+    spaces: Workspaces, repo: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    work(tree)
+    repository_inside(tree, "new", commits=False)
+    inside = repository_inside(tree, "a b/żółw", commits=True)
+    repository_inside(tree, "a b/żółw/deeper", commits=False)
+    (inside / ".gitignore").write_text("noise\n")
+    (inside / "noise").write_text("ignored\n")
+    commit = await saved(spaces, tree)
+    (tree.path / "empty").mkdir()
+    git(tree.path / "empty", "init", "--quiet")
+    work(tree, "last")
+    names = git(repo, "ls-tree", "-r", "-z", "--name-only", await saved(spaces, tree)).split("\0")
+    assert set(names) >= {"new.txt", "last", "new/file", "new/later", "a b/żółw/file", "a b/żółw/later"}
+    assert {"a b/żółw/deeper/file", "README.md"} <= set(names)
+    assert not [name for name in names if ".git/" in name or name.endswith("noise") or name.startswith("empty")]
+    assert await spaces.is_saved(tree)
+    assert caplog.text.count("saved as files without their history: a b/żółw, a b/żółw/deeper, new\n") == 1
+    other = await spaces.prepare(of_repo(repo, 2, checkpoint=checkpoint(tree.ref, commit)))
+    assert (other.path / "new" / "file").read_text() == "inside\n"
+
+
+async def test_a_tree_with_history_of_its_own_inside_is_not_removed_until_that_is_pushed(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    inside = repository_inside(tree, "inside", commits=True)
+    await saved(spaces, tree)
+    assert await spaces.is_saved(tree)
+    assert not await spaces.clean_up(tree)
+    git(tmp_path, "init", "--quiet", "--bare", "somewhere")
+    git(inside, "remote", "add", "origin", str(tmp_path / "somewhere"))
+    git(inside, "push", "--quiet", "origin", "HEAD:main")
+    git(inside, "fetch", "--quiet", "origin")
+    assert await spaces.clean_up(tree)
+
+
+async def test_a_tree_whose_repository_inside_has_no_commits_is_removed_once_its_files_are_saved(
+    spaces: Workspaces, repo: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    repository_inside(tree, "inside", commits=False)
+    assert not await spaces.clean_up(tree)
+    await saved(spaces, tree)
+    assert await spaces.clean_up(tree)
+
+
+async def test_a_submodule_stays_a_link_and_work_in_it_keeps_the_tree(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    library = make_repo(tmp_path / "repos" / "library")
+    allow = ("-c", "protocol.file.allow=always")
+    git(repo, *allow, "submodule", "--quiet", "add", str(library), "lib")
+    git(repo, "commit", "--quiet", "--message", "with a submodule")
+    tree = await spaces.prepare(of_repo(repo))
+    assert await spaces.is_saved(tree)
+    git(tree.path, *allow, "submodule", "--quiet", "update", "--init")
+    work(tree)
+    commit = await saved(spaces, tree)
+    assert git(repo, "ls-tree", commit, "lib").startswith("160000 commit")
+    (tree.path / "lib" / "more.txt").write_text("work\n")
+    assert not await spaces.clean_up(tree)
+    (tree.path / "lib" / "more.txt").unlink()
+    assert await spaces.clean_up(tree)
