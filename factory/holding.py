@@ -111,6 +111,11 @@ class Holdings:
             for one in self._running.values()
         )
 
+    def is_live(self, job_id: str, lease_epoch: int) -> bool:
+        """Whether the term runs, or its end is not acknowledged."""
+        message = {"jobId": job_id, "leaseEpoch": lease_epoch}
+        return (job_id, lease_epoch) in self._running or self._outbox.path_of(message).exists()
+
     def take(self, answer: ClaimAnswer, asked_at_s: float) -> int:
         """Starts what was granted; a grant that was taken before is the repeat of an answer."""
         self._forget_ended()

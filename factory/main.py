@@ -33,6 +33,7 @@ from factory.link.rest import RestLink
 from factory.outbox import Outbox
 from factory.ports import Vitals
 from factory.process import end_left_over_launchers
+from factory.prune import KEEP_S, Pruner
 from factory.wire import Wire
 from factory.workspace import Workspaces
 from runtime.clock import SystemClock
@@ -67,6 +68,7 @@ class Settings:
     checkpoint_every_s: float = 60.0
     idle_limit_s: float = 600.0
     drain_grace_s: float = 30.0
+    keep_s: float = KEEP_S
 
 
 def found_engines() -> dict[Engine, EngineAdapter]:
@@ -100,6 +102,7 @@ async def run(settings: Settings) -> None:
     clock, entropy = SystemClock(), system_entropy()
     bus = make_bus(settings)
     rest = RestLink(settings.url, settings.token, settings.rest_timeout_s)
+    pruning: asyncio.Task[None] | None = None
     try:
         left_over = await end_left_over_launchers(settings.data / "terms")
         if left_over:
@@ -112,15 +115,19 @@ async def run(settings: Settings) -> None:
         kept = await workspaces.set_aside_left_over()
         if kept:
             log.warning("%d tree(s) of an earlier session are kept in quarantine", kept)
-        agent = _assembled(settings, wire, link, bus, rest, workspaces)
+        agent, pruner = _assembled(settings, wire, link, bus, rest, workspaces)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError):  # Windows has no such handlers: Ctrl-C ends it at once
                 loop.add_signal_handler(number, agent.drain)
         products = await agent.open_session(identity.last_session_no(), identity.remember)
         if products is not None:
+            pruning = asyncio.create_task(pruner.run(), name="pruning")
             await agent.run(products)
     finally:
+        if pruning is not None:
+            pruning.cancel()
+            await asyncio.gather(pruning, return_exceptions=True)
         await bus.close()
         await rest.close()
         identity.release()
@@ -128,7 +135,7 @@ async def run(settings: Settings) -> None:
 
 def _assembled(
     settings: Settings, wire: Wire, link: FailoverLink, bus: Bus, rest: RestLink, workspaces: Workspaces
-) -> Agent:
+) -> tuple[Agent, Pruner]:
     async def send_log(chunk: LogChunk) -> None:
         if bus.connected:
             with suppress(BusError):
@@ -166,7 +173,8 @@ def _assembled(
         takeover=settings.takeover,
         drain_grace_s=settings.drain_grace_s,
     )
-    return Agent(agent_settings, wire, link, bus, holdings, asking)
+    pruner = Pruner(settings.data / "terms", workspaces, holdings.is_live, SystemClock(), settings.keep_s)
+    return Agent(agent_settings, wire, link, bus, holdings, asking), pruner
 
 
 def vitals_of(folder: Path) -> Vitals:
@@ -202,6 +210,7 @@ def main(
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     idle_limit: Annotated[float, typer.Option(help="Seconds without output after which an engine is stalled.")] = 600.0,
     drain_grace: Annotated[float, typer.Option(help="Seconds that running jobs get after SIGTERM.")] = 30.0,
+    keep_days: Annotated[float, typer.Option(min=0, help="Days that finished trees and term folders are kept.")] = 7.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Runs one factory until it is drained (SIGTERM), or fenced by a newer session (exit code 78)."""
@@ -231,6 +240,7 @@ def main(
             checkpoint_every_s=checkpoint_every,
             idle_limit_s=idle_limit,
             drain_grace_s=drain_grace,
+            keep_s=keep_days * 24 * 3600,
         )
         asyncio.run(run(settings))
     except FencedSession as error:

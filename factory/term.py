@@ -87,10 +87,8 @@ class Term:
 
     async def tidy(self, *, superseded: bool) -> None:
         """After the report: a tree that is pushed whole goes; a fenced one, or one with more in it, is kept."""
-        if self._tree is None:
-            return
         try:
-            if superseded or not await self._tools.workspaces.clean_up(self._tree):
+            if self._tree is not None and (superseded or not await self._tools.workspaces.clean_up(self._tree)):
                 kept = await self._tools.workspaces.quarantine(self._tree)
                 log.info("the tree of %s is kept in %s", self.grant.job_id, kept)
         except (GitError, OSError) as error:

@@ -1,13 +1,17 @@
 """A git worktree per (job, epoch), from the job's repository or the folder that its `cwd` maps to.
 
 Work in progress is a commit under `refs/gigafactory/{job}/{epoch}` in that repository; the next holder starts from
-it. A tree is removed only when everything in it is pushed; a fenced holder's tree is moved to quarantine and kept.
+it. A tree is removed only when everything in it is pushed; a fenced holder's tree is moved to quarantine and kept. A
+tree without a repository is pushed to one of the factory's own, and stays for a while among the finished.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -124,16 +128,63 @@ class Workspaces:
         return total
 
     async def clean_up(self, tree: Worktree) -> bool:
-        """Removes the tree if all of it is pushed. False: something is not, so it stays."""
+        """Out of the way if all of it is pushed. False: something is not, so it stays."""
         if not tree.path.exists():
             return True
-        if tree.remote is None or not await self.is_saved(tree):
+        if not await self.is_saved(tree):
             return False
         if more := await snapshot.only_here(tree.path, tree.embedded):
             log.warning("%s: not all of the history of %s is pushed", tree.job_id, ", ".join(more))
             return False
-        await git(tree.mirror, "worktree", "remove", "--force", str(tree.path))
+        if tree.remote is None:
+            await self._put_by(tree)
+        else:
+            await git(tree.mirror, "worktree", "remove", "--force", str(tree.path))
         return True
+
+    def finished(self) -> list[Path]:
+        """Trees without a repository of terms that ended well; nothing is in them that was not saved then."""
+        return sorted(path for path in (self._root / "finished").glob("*/*") if path.name.isdigit())
+
+    async def remove_finished(self, path: Path) -> None:
+        """If it is still as it was saved; else somebody worked in it, and it goes to quarantine. Raises OSError."""
+        tree = Worktree(path, path, path, None, path.parent.name, int(path.name), "", local=True)
+        if await self._is_as_put_by(tree):
+            doomed = self._root / "tmp" / f"{tree.job_id}-{tree.lease_epoch}"  # half of it must not look like a tree
+            await asyncio.to_thread(_removed, path, doomed)
+        else:
+            log.warning("%s is not what its term saved: it is kept in quarantine", path)
+            await self.quarantine(tree)
+        with contextlib.suppress(OSError):  # other terms of the job are in there
+            path.parent.rmdir()
+
+    async def _is_as_put_by(self, tree: Worktree) -> bool:
+        try:
+            content, head, _, embedded = await self._snapshot(tree, "look")
+            saved = await git(self._own, "rev-parse", "--verify", f"{tree.ref}^{{commit}}")
+            if content != await git(self._own, "rev-parse", f"{saved}^{{tree}}"):
+                return False
+            await git(self._own, "merge-base", "--is-ancestor", head, saved)
+            return not await snapshot.only_here(tree.path, embedded)
+        except GitError as error:
+            log.info("%s: %s", tree.path, error)
+            return False
+
+    @property
+    def _own(self) -> Path:
+        """Where the work of trees without a repository is pushed, and resumed from."""
+        return self._root / "repos" / "own"
+
+    async def _put_by(self, tree: Worktree) -> None:
+        async with self._queues.turn(self._own):
+            if not (self._own / "HEAD").exists():
+                await git(self._root, "init", "--quiet", "--bare", str(self._own))
+        work = f"{tree.kept or tree.base}:{tree.ref}"
+        await git_in(tree.path, "push", "--quiet", "--force", "--no-verify", str(self._own), work)
+        finished = self._root / "finished" / tree.job_id / str(tree.lease_epoch)
+        finished.parent.mkdir(parents=True, exist_ok=True)
+        tree.path.rename(finished)
+        os.utime(finished)  # its age counts from here
 
     async def quarantine(self, tree: Worktree) -> Path | None:
         """Out of the way of a successor, and kept."""
@@ -240,8 +291,8 @@ class Workspaces:
         return Worktree(path, path, path, None, grant.job_id, grant.lease_epoch, base, local=True)
 
     async def _resumed(self, checkpoint: Checkpoint, job_id: str, path: Path) -> str:
-        folders = [*(self._root / "worktrees" / job_id).glob("*"), *(self._root / "quarantine" / job_id).glob("*")]
-        for folder in folders:
+        trees = [path for kind in ("worktrees", "quarantine") for path in (self._root / kind / job_id).glob("*")]
+        for folder in (self._own, *trees):
             try:
                 await git(path, "fetch", "--quiet", "--", str(folder), checkpoint.ref)
             except GitError:
@@ -272,3 +323,8 @@ def _checked(checkpoint: Checkpoint) -> Checkpoint:
     if _ref.fullmatch(checkpoint.ref) and _commit.fullmatch(checkpoint.commit):
         return checkpoint
     raise WorkspaceError(f"checkpoint: found {checkpoint.ref!r}; allowed is a commit under refs/gigafactory")
+
+
+def _removed(path: Path, by_way_of: Path) -> None:
+    path.rename(by_way_of)
+    shutil.rmtree(by_way_of, ignore_errors=True)

@@ -20,7 +20,7 @@ from factory.workspace import Saved, Workspaces
 from runtime.clock import SystemClock
 from schemas.job import Outcome
 from schemas.messages import LogChunk
-from tests.support.terms import grant, term_times
+from tests.support.terms import grant, stop_order, term_times
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -122,3 +122,12 @@ async def test_a_disk_that_is_full_ends_no_job_and_the_report_says_what_it_cost(
     assert life.said.endswith("two\n")
     assert life.said.count("No space left on device") == 1
     assert end.checkpoint is not None or life.checkpoints, "saved as soon as there was room"
+
+
+async def test_the_folder_of_a_term_goes_when_it_is_over_even_if_no_tree_was_ever_made(tmp_path: Path) -> None:
+    life = Life(tmp_path, "true")
+    life.session.heard_stop(stop_order("cancel"), life.clock.boot_s())
+    assert (await ended(life)).result.outcome is Outcome.CANCELLED
+    assert life.scratch.exists()
+    await life.term.tidy(superseded=False)
+    assert not life.scratch.exists()

@@ -217,13 +217,53 @@ async def test_a_tree_with_work_that_is_not_pushed_is_not_removed(spaces: Worksp
     assert await spaces.clean_up(tree)  # twice is once
 
 
-async def test_a_tree_that_was_never_changed_is_removed_and_a_scratch_tree_never_is(
-    spaces: Workspaces, repo: Path
+async def test_a_tree_that_was_never_changed_is_removed(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    assert await spaces.clean_up(tree)
+    assert not tree.path.exists()
+
+
+async def test_a_scratch_tree_is_put_by_once_all_of_it_is_saved_in_the_factorys_own_repository(
+    spaces: Workspaces, tmp_path: Path
 ) -> None:
-    assert await spaces.clean_up(await spaces.prepare(of_repo(repo)))
-    scratch = await spaces.prepare(grant("job2"))
-    assert not await spaces.clean_up(scratch)
-    assert scratch.path.exists()
+    tree = await spaces.prepare(grant())
+    work(tree)
+    assert not await spaces.clean_up(tree)
+    commit = await saved(spaces, tree)
+    assert await spaces.clean_up(tree)
+    assert spaces.finished() == [tmp_path / "one" / "finished" / "job1" / "1"]
+    assert (spaces.finished()[0] / "new.txt").exists()
+    own = tmp_path / "one" / "repos" / "own"
+    assert refs(own) == {tree.ref: commit}
+    await spaces.remove_finished(spaces.finished()[0])
+    assert not (tmp_path / "one" / "finished" / "job1").exists()
+    assert not spaces.quarantined()
+    again = await spaces.prepare(grant(lease_epoch=2, checkpoint=checkpoint(tree.ref, commit)))
+    assert (again.path / "new.txt").read_text() == "work\n"
+    assert await spaces.clean_up(again)
+    assert refs(own)["refs/gigafactory/job1/2"] == commit
+
+
+@pytest.mark.parametrize("change", ["edited", "committed", "a repository inside"])
+async def test_a_finished_tree_that_somebody_worked_in_goes_to_quarantine_instead(
+    spaces: Workspaces, tmp_path: Path, change: str
+) -> None:
+    tree = await spaces.prepare(grant())
+    work(tree)
+    repository_inside(tree, "inside", commits=False)
+    await saved(spaces, tree)
+    assert await spaces.clean_up(tree)
+    (path,) = spaces.finished()
+    if change == "edited":
+        (path / "new.txt").write_text("more\n")
+    elif change == "committed":
+        git(path, "commit", "--quiet", "--allow-empty", "--message", "words")
+    else:
+        git(path / "inside", "commit", "--quiet", "--allow-empty", "--message", "words")
+    await spaces.remove_finished(path)
+    assert not spaces.finished()
+    (kept,) = spaces.quarantined()
+    assert (kept / "new.txt").exists()
 
 
 async def test_a_tree_in_quarantine_is_kept_whole_and_out_of_its_successors_way(

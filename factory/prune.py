@@ -1,0 +1,86 @@
+"""Removes what finished terms left once it is old: their folders, and trees without a repository to be pushed to.
+
+Only what is over, acknowledged and saved. Quarantine is a person's to empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory.workspace import Workspaces
+from runtime.clock import Clock
+
+log = logging.getLogger(__name__)
+
+KEEP_S = 7 * 24 * 3600.0
+PASS_MAX = 20  # per kind: a pass is short, and more of them follow while there is more to do
+PASS_EVERY_S = 3600.0
+NEXT_PASS_S = 5.0
+
+_term = re.compile(r"(.+)-([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """`is_live`: of a job and epoch, whether its term runs or its end is not acknowledged. `keep_s` by wall time."""
+
+    terms: Path
+    workspaces: Workspaces
+    is_live: Callable[[str, int], bool]
+    clock: Clock
+    keep_s: float = KEEP_S
+
+    async def run(self) -> None:
+        while True:
+            try:
+                full = await self.once() >= PASS_MAX
+            except OSError as error:  # something went away beneath it: the next pass looks again
+                log.info("nothing more is tidied away for now: %s", error)
+                full = False
+            await asyncio.sleep(NEXT_PASS_S if full else PASS_EVERY_S)
+
+    async def once(self) -> int:
+        """How many were removed, or turned out to hold more than was saved."""
+        before = self.clock.now().timestamp() - self.keep_s
+        done = 0
+        for folder in (await asyncio.to_thread(self._old_terms, before))[:PASS_MAX]:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            done += 1
+        for tree in (await asyncio.to_thread(self._old_trees, before))[:PASS_MAX]:
+            try:
+                await self.workspaces.remove_finished(tree)
+            except OSError as error:
+                log.warning("%s stays where it is: %s", tree, error)
+                continue
+            done += 1
+        if done:
+            log.info("%d leftovers of terms that ended long ago are tidied away", done)
+        return done
+
+    def _old_terms(self, before: float) -> list[Path]:
+        """A launcher's note means that nobody has yet made sure of its death."""
+        found = []
+        for folder in sorted(self.terms.glob("*")):
+            name = _term.fullmatch(folder.name)
+            if name is None or self.is_live(name[1], int(name[2])) or (folder / "launcher.json").exists():
+                continue
+            if all(_older(path, before) for path in (folder, *folder.iterdir())):
+                found.append(folder)
+        return found
+
+    def _old_trees(self, before: float) -> list[Path]:
+        trees = self.workspaces.finished()
+        return [tree for tree in trees if _older(tree, before) and not self.is_live(tree.parent.name, int(tree.name))]
+
+
+def _older(path: Path, before: float) -> bool:
+    try:
+        return path.lstat().st_mtime < before
+    except FileNotFoundError:  # gone meanwhile
+        return True
