@@ -22,15 +22,12 @@ from fastapi import FastAPI
 from bus.nats import NatsBus
 from bus.none import NoBus
 from bus.port import Bus
-from coordinator.context import Context, make_context
-from coordinator.enrolments import Enrolments, apply, read_enrolments
-from coordinator.feed import Feed
+from coordinator.context import make_context
+from coordinator.enrolments import Enrolments, read_enrolments
 from coordinator.http.app import make_app
 from coordinator.http.deps import Deps
-from coordinator.inbox import Inbox
+from coordinator.living import living
 from coordinator.logs import LogFiles
-from coordinator.loops.services import Loops
-from coordinator.outward import Outward
 from coordinator.store.cosmos import CosmosStore
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Store, StoreError, Unreachable
@@ -39,7 +36,6 @@ from runtime.clock import SystemClock
 from runtime.entropy import system_entropy
 from runtime.settings import Flags, SettingsError, Timers
 from schemas.errors import FleetError
-from schemas.ids import JobKey
 
 log = logging.getLogger("coordinator")
 
@@ -87,42 +83,12 @@ def make_bus(settings: Settings) -> Bus:
 
 @asynccontextmanager
 async def running(settings: Settings, store: Store, bus: Bus) -> AsyncIterator[FastAPI]:
-    """A whole coordinator around an open store: loops, inbox, and the application to serve."""
+    """A whole coordinator around an open store, and the application to serve."""
     ctx = make_context(store, SystemClock(), system_entropy(), settings.timers, settings.flags)
     alone = settings.store is not StoreKind.COSMOS
-    feed, outward = Feed(), Outward(bus)
-    ctx.send_control, ctx.send_roster = outward.send_control, outward.send_roster
-    loops = Loops(ctx, bus, alone=alone)
-    for listener in (outward.after_commit, feed.after_commit):
-        ctx.projector.tell(listener)
-
-    def on_foreign_event(key: JobKey) -> None:
-        loops.heard_event(key)
-        feed.changed(key)
-
-    inbox = Inbox(ctx, bus, on_foreign_event)
-    await apply(ctx, settings.enrolments)
-    deps = Deps(ctx, bus, feed, LogFiles(settings.data / "logs"), loops.offers, alone)
-    app = make_app(deps)
-    bus.on_change(lambda up: _bus_changed(ctx, loops, up))
-    await inbox.start(deps.logs)
-    await bus.start()
-    await loops.start()
-    outward.start()
-    try:
-        yield app
-    finally:
-        await inbox.stop()
-        await loops.stop()
-        await outward.stop()
-        await bus.close()
-
-
-def _bus_changed(ctx: Context, loops: Loops, up: bool) -> None:
-    log.info("the bus is there" if up else "the bus is gone: REST goes on")
-    if up:
-        loops.offers.seat_freed()
-    ctx.ready.wake()
+    logs = LogFiles(settings.data / "logs")
+    async with living(ctx, bus, logs, alone=alone, enrolments=settings.enrolments) as alive:
+        yield make_app(Deps(ctx, bus, alive.feed, logs, alive.loops.offers, alone))
 
 
 async def open_store(store: Store) -> None:

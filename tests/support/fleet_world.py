@@ -19,10 +19,9 @@ from bus.rights import factory_rights
 from bus.subjects import inbox_prefix
 from coordinator.context import Context
 from coordinator.handlers import factories
-from coordinator.inbox import OPS, Inbox
+from coordinator.inbox import OPS
+from coordinator.living import living
 from coordinator.logs import LogFiles
-from coordinator.loops.services import Loops
-from coordinator.outward import Outward
 from factory.agent import Agent, AgentSettings
 from factory.asking import Asking
 from factory.engines.shell import ShellEngine
@@ -281,20 +280,9 @@ async def fleet_world(folder: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[
     patch.setattr("factory.holding.Term", ScriptedTerm)
     SCRIPTED.clear()
     world = World(folder)
-    outward, loops = Outward(world.bus), Loops(world.ctx, world.bus, alone=True)
-    world.ctx.send_control, world.ctx.send_roster = outward.send_control, outward.send_roster
-    world.ctx.projector.tell(outward.after_commit)
-    inbox = Inbox(world.ctx, world.bus, lambda key: None)
-    await inbox.start(LogFiles(folder / "logs"))
-    await world.bus.start()
-    await loops.start()
-    outward.start()
-    try:
-        yield world
-    finally:
-        for life in world.lives:
-            await life.died()
-        await inbox.stop()
-        await loops.stop()
-        await outward.stop()
-        await world.bus.close()
+    async with living(world.ctx, world.bus, LogFiles(folder / "logs"), alone=True):
+        try:
+            yield world
+        finally:
+            for life in world.lives:
+                await life.died()

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from bus.memory import MemoryBroker, MemoryBus
 from coordinator.context import Context
-from coordinator.inbox import Inbox
+from coordinator.living import living
 from coordinator.logs import LogFiles
-from coordinator.loops.services import Loops
-from coordinator.outward import Outward
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Store
 from runtime.entropy import Entropy
@@ -28,21 +26,8 @@ from tests.support.waiting import eventually
 async def running(store: Store, broker: MemoryBroker, name: str, logs: Path) -> AsyncIterator[Context]:
     ctx = coordinator(store, seed=len(name))
     bus = MemoryBus(broker, name=name)
-    outward, loops = Outward(bus), Loops(ctx, bus, alone=False)
-    ctx.send_control, ctx.send_roster = outward.send_control, outward.send_roster
-    ctx.projector.tell(outward.after_commit)
-    inbox = Inbox(ctx, bus, loops.heard_event)
-    await inbox.start(LogFiles(logs))
-    await bus.start()
-    await loops.start()
-    outward.start()
-    try:
+    async with living(ctx, bus, LogFiles(logs), alone=False):
         yield ctx
-    finally:
-        await inbox.stop()
-        await loops.stop()
-        await outward.stop()
-        await bus.close()
 
 
 def broker() -> MemoryBroker:
