@@ -28,6 +28,7 @@ from schemas.messages import Control, HeartbeatAnswer, HeartbeatRequest, HelloAn
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+CAPABILITIES_MAX = 64
 
 
 class FencedSession(Exception):
@@ -36,6 +37,8 @@ class FencedSession(Exception):
 
 @dataclass(frozen=True)
 class AgentSettings:
+    """`capabilities` are configured, `detected` found on the machine."""
+
     capabilities: tuple[str, ...]
     engines: tuple[Engine, ...]
     workspaces: tuple[str, ...]
@@ -44,6 +47,7 @@ class AgentSettings:
     os_name: str
     takeover: bool
     drain_grace_s: float
+    detected: tuple[str, ...] = ()
 
 
 class Agent:
@@ -84,8 +88,7 @@ class Agent:
             number = (await self._hello(None)).session_no  # the counter is lost: this only asks what to say
         remember(number)  # on the disk before it is said
         answer = await self._hello(number)
-        for warning in answer.warnings:
-            log.warning("%s", warning)
+        self._note_entitled(answer)
         self._wire.session_no = answer.session_no
         self._wire.note_now(answer.now)
         self._holdings.margin_s, self._holdings.lease_ttl_s = answer.trust_margin_s, answer.lease_ttl_s
@@ -94,12 +97,32 @@ class Agent:
         log.info("session %d of %s, over %s", answer.session_no, self._wire.factory_id, self._link.transport)
         return answer.products
 
+    def _note_entitled(self, answer: HelloAnswer) -> None:
+        """Only what the coordinator grants is offered, and asked for on the bus; an older one does not say: then only
+        what was configured.
+        """
+        configured = set(self._settings.capabilities)
+        entitled = configured if answer.capabilities is None else set(answer.capabilities) & set(self._said)
+        self._asking.capabilities = tuple(sorted(entitled))
+        for warning in answer.warnings:
+            log.log(logging.INFO if configured <= entitled else logging.WARNING, "%s", warning)
+        found = set(self._settings.detected)
+        log.info(
+            "offers %s; found on this machine: %s; found, but not offered as it is not enrolled for them: %s",
+            *(", ".join(sorted(names)) or "nothing" for names in (entitled, found, found - entitled)),
+        )
+
+    @property
+    def _said(self) -> tuple[str, ...]:
+        """Configured ones first, as a hello has room for so many only."""
+        return tuple(dict.fromkeys((*self._settings.capabilities, *self._settings.detected)))[:CAPABILITIES_MAX]
+
     async def _hello(self, session_no: int | None) -> HelloAnswer:
         request = HelloRequest(
             **self._wire.ask(),
             session_no=session_no,
             takeover=self._settings.takeover,
-            capabilities=self._settings.capabilities,
+            capabilities=self._said,
             engines=self._settings.engines,
             workspaces=self._settings.workspaces,
             seat_limit=self._settings.seats,

@@ -35,6 +35,8 @@ class _HungUp(Exception):
 
 
 class Asking:
+    """`capabilities`: what offers it listens for; the session's opening may change them before it listens."""
+
     def __init__(
         self,
         wire: Wire,
@@ -50,7 +52,7 @@ class Asking:
         self._link = link
         self._holdings = holdings
         self._seats = seats
-        self._capabilities = capabilities
+        self.capabilities = capabilities
         self._engines = engines
         self._long_poll_s = long_poll_s
         self._pending: set[str] = set()
@@ -85,7 +87,7 @@ class Asking:
 
     async def listen(self, bus: Bus, products: tuple[str, ...]) -> None:
         for product_id in products:
-            for capability in (ANY, *self._capabilities):
+            for capability in (ANY, *self.capabilities):
                 await bus.subscribe(offer_subject(product_id, capability), self._heard_offer)
 
     async def run(self) -> None:
@@ -133,7 +135,7 @@ class Asking:
             return
         late = offer.expires_at <= self._wire.coordinator_now()
         meant = offer.round > 1 or self._wire.factory_id in offer.invited
-        fits = offer.engine in self._engines and set(offer.capabilities) <= set(self._capabilities)
+        fits = offer.engine in self._engines and set(offer.capabilities) <= set(self.capabilities)
         if late or not meant or not fits or self.seats_free == 0:
             return
         request = self._request(product_id=offer.product_id, job_id=offer.job_id)

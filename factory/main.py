@@ -23,6 +23,7 @@ from bus.port import Bus, BusError
 from bus.subjects import inbox_prefix, log_subject
 from factory.agent import Agent, AgentSettings, FencedSession
 from factory.asking import Asking
+from factory.detect import detected_here
 from factory.engines.port import EngineAdapter
 from factory.engines.shell import ShellEngine
 from factory.holding import Holdings, HoldingSettings
@@ -69,6 +70,7 @@ class Settings:
     idle_limit_s: float = 600.0
     drain_grace_s: float = 30.0
     keep_s: float = KEEP_S
+    detect: bool = True
 
 
 def found_engines() -> dict[Engine, EngineAdapter]:
@@ -172,6 +174,7 @@ def _assembled(
         os_name=platform.system().lower(),
         takeover=settings.takeover,
         drain_grace_s=settings.drain_grace_s,
+        detected=detected_here() if settings.detect else (),
     )
     pruner = Pruner(settings.data / "terms", workspaces, holdings.is_live, SystemClock(), settings.keep_s)
     return Agent(agent_settings, wire, link, bus, holdings, asking), pruner
@@ -202,6 +205,7 @@ def main(
     bus_url: Annotated[str | None, typer.Option(help="nats://HOST:PORT; without it: REST only.")] = None,
     bus_seed_file: Annotated[Path | None, typer.Option(help="File with the factory's nkey seed.")] = None,
     capability: Annotated[list[str] | None, typer.Option(help="What this machine can do; repeat it.")] = None,
+    detect: Annotated[bool, typer.Option(help="Look at the machine for more of what it is enrolled for.")] = True,
     seats: Annotated[int, typer.Option(min=1, max=256, help="Jobs that it can run at once.")] = 1,
     workspace: Annotated[list[str] | None, typer.Option(help="/path/as/in/manifests=/folder/here; repeat it.")] = None,
     takeover: Annotated[bool, typer.Option(help="Replace a session that seems alive (its counter is lost).")] = False,
@@ -241,6 +245,7 @@ def main(
             idle_limit_s=idle_limit,
             drain_grace_s=drain_grace,
             keep_s=keep_days * 24 * 3600,
+            detect=detect,
         )
         asyncio.run(run(settings))
     except FencedSession as error:

@@ -80,6 +80,7 @@ class HelloAnswer(Message):
     opened: bool = True
     session_no: int
     products: tuple[str, ...]
+    capabilities: tuple[str, ...] | None = None  # of those said, the ones that the enrolment entitles to
     heartbeat_every_s: float
     lease_ttl_s: float
     trust_margin_s: float

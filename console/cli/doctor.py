@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -78,3 +79,34 @@ def kept_trees(home: Path = HOME) -> list[Finding]:
     """Work of fenced or broken terms, kept for a person to look at."""
     trees = sorted(home.glob("factories/*/work/quarantine/*/*"))
     return [Finding("quarantine", None, f"{path}: look at it, then remove it") for path in trees]
+
+
+def capabilities(target: Target | None, home: Path = HOME) -> list[Finding]:
+    """What a factory finds on this machine, and which of it the factories that live here are not enrolled for."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "factory.detect"], capture_output=True, text=True, timeout=30.0, check=False
+    )
+    found = asked.stdout.split()
+    says = ", ".join(found) or asked.stderr.strip() or "nothing"
+    return [Finding("capabilities", None if found else False, says), *_entitled(target, home, set(found))]
+
+
+def _entitled(target: Target | None, home: Path, found: set[str]) -> list[Finding]:
+    here = {path.name for path in home.glob("factories/*")}
+    if target is None or not here:
+        return []
+    client = Client(target)
+    try:
+        known = client.get("/api/fleet/factories")["factories"]
+    except (FleetError, Unreachable):  # said elsewhere
+        return []
+    finally:
+        client.close()
+    findings = []
+    for factory in known:
+        if factory["id"] in here:
+            enrolled = set(factory["enrolledCapabilities"])
+            offers, beyond = sorted(factory["capabilities"]), sorted(found - enrolled)
+            says = f"offers {', '.join(offers) or 'no capability'}; not enrolled for {', '.join(beyond) or 'no other'}"
+            findings.append(Finding(factory["id"], None, says))
+    return findings

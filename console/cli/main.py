@@ -26,7 +26,7 @@ from rich.table import Table
 from console import view
 from console.cli import doctor as doctor_checks
 from console.cli.services import add_services
-from console.client import Client, Unreachable, find_target
+from console.client import Client, Target, Unreachable, find_target
 from schemas.errors import FleetError
 from schemas.manifest import MANIFEST_BYTES_MAX, parse_manifest
 
@@ -349,13 +349,16 @@ def approve(job_id: JobId, reason: Reason = None, key: Key = None, as_json: Json
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, what is reachable, and what to do. Exit 1 if something needed is missing."""
+    target: Target | None
     try:
         target = find_target(options.url, options.token_file, options.product)
         url, token = target.url, doctor_checks.accepted(target)
     except ValueError as error:
+        target = None
         url = options.url or os.environ.get("AQ_FLEET_API") or "http://127.0.0.1:8080"
         token = doctor_checks.Finding("token", False, str(error))
-    found = [*doctor_checks.installed(), token, *doctor_checks.reachable(url), *doctor_checks.kept_trees()]
+    found = [*doctor_checks.installed(), token, *doctor_checks.reachable(url)]
+    found += [*doctor_checks.capabilities(target), *doctor_checks.kept_trees()]
     if as_json:
         _print_json([one._asdict() for one in found])
     else:

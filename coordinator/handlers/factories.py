@@ -204,6 +204,7 @@ def _hello_answer(
         opened=opened,
         session_no=session_no,
         products=factory.products,
+        capabilities=factory.capabilities if opened else None,
         heartbeat_every_s=ctx.timers.heartbeat_s,
         lease_ttl_s=ctx.timers.lease_ttl_s,
         trust_margin_s=ctx.timers.trust_margin_s,

@@ -44,7 +44,8 @@ GOLDEN: dict[str, str] = {
         '"freeDiskBytes": 1000}'
     ),
     "HelloAnswer": (
-        '{"v": 1, "opened": true, "sessionNo": 4, "products": ["shop"], "heartbeatEveryS": 5.0, "leaseTtlS": 60.0, '
+        '{"v": 1, "opened": true, "sessionNo": 4, "products": ["shop"], "capabilities": ["python"], '
+        '"heartbeatEveryS": 5.0, "leaseTtlS": 60.0, '
         f'"trustMarginS": 5.0, "warnings": ["gpu is not enrolled"], "now": {AT}}}'
     ),
     "ClaimRequest": (
