@@ -1,0 +1,415 @@
+"""The walk itself: every state that a small world can come to, in layers of as many steps, so that what breaks is
+shown by the fewest. A state is the shelf, what each coordinator was answered so far, and the writes on their way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+
+from chaos.history import History
+from chaos.walk import laws, verdict
+from chaos.walk.process import BEGIN, BEGUN, Node, Process, Result, Work, by_hand, contradictions
+from chaos.walk.shelf import UNKNOWN, Answer, Call, Fate, Outcome, Port, Shelf, finished
+from chaos.walk.worlds import WORLDS, Doc, Operation, Small, answered, job_key, lay
+from coordinator.context import Context
+from coordinator.loops.reaper import Reaper
+from coordinator.loops.sweeper import Sweeper
+from coordinator.store.port import EVENTS, FACTORIES, JOBS, LEASES, RUNS, Store, StoreError
+from schemas.base import Schema
+from schemas.errors import ERRORS, FleetError
+from schemas.ids import JobKey
+
+FOUND_MAX = 20
+RECOVERED_AFTER_S = 200.0
+STEP_S = 0.001
+TOLD = (JOBS, EVENTS, RUNS, LEASES, FACTORIES)
+
+
+class Flight(NamedTuple):
+    """A write that may land at any time, or never."""
+
+    process: int
+    node: int
+    op: int
+    call: Call
+
+
+@dataclass(eq=False, slots=True)
+class State:
+    """`ways`: by how many paths it is come to. `came`: by one of the shortest."""
+
+    shelf: Shelf
+    nodes: tuple[Node, ...]
+    faults: int
+    flying: tuple[Flight, ...] = ()
+    ways: int = 0
+    came: tuple[State, tuple[int, int], str] | None = None
+
+    def key(self) -> tuple[Any, ...]:
+        flying = frozenset(flight[:3] for flight in self.flying)
+        return (self.shelf.number, tuple(node.number for node in self.nodes), self.faults, flying)
+
+    @property
+    def layer(self) -> int:
+        """Higher after every step: a state is never come to from a later layer."""
+        return 2 * sum(node.depth for node in self.nodes) - len(self.flying)
+
+    @property
+    def over(self) -> bool:
+        return all(node.over for node in self.nodes)
+
+    def path(self) -> list[tuple[State, tuple[int, int], str]]:
+        steps, state = [], self
+        while state.came is not None:
+            before, who, said = state.came
+            steps.append((state, who, said))
+            state = before
+        return steps[::-1]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A broken promise, the interleaving that breaks it, and (of a whole run) its history."""
+
+    what: str
+    path: tuple[str, ...]
+    history: History | None = None
+
+    def __str__(self) -> str:
+        return "\n".join([self.what, *(f"  {number:2} {step}" for number, step in enumerate(self.path, 1))])
+
+
+@dataclass
+class Walked:
+    """`cut`: the limit was reached, so that not all was walked. Of many violations of one kind the shortest is kept."""
+
+    world: str
+    faults: int
+    paths: int = 0
+    states: int = 0
+    ends: int = 0
+    found: list[Found] = field(default_factory=list)
+    cut: bool = False
+    seconds: float = 0.0
+
+    @property
+    def violations(self) -> int:
+        return len(self.found)
+
+
+def walk(world: Small, *, faults: int, limit: int | None = None) -> Walked:
+    """Every interleaving, with at most so many faults each; of at most `limit` states, and then it says so."""
+    began_s = time.monotonic()
+    walked = Walked(world.name, faults)
+    with by_hand():
+        search = _Search(world, walked)
+        try:
+            search.run(faults, limit)
+        finally:
+            search.close()
+    walked.seconds = time.monotonic() - began_s
+    return walked
+
+
+class _Search:
+    def __init__(self, world: Small, walked: Walked) -> None:
+        self._world = world
+        self._walked = walked
+        self._laid = lay(world)
+        self._shelves: dict[Any, Shelf] = {}
+        self._checked: set[tuple[int, int]] = set()
+        self._effects: dict[tuple[int, int, int, int], tuple[Answer, Shelf]] = {}
+        self._ends: set[tuple[Any, ...]] = set()
+        self._recovered: dict[int, dict[str, list[Doc]]] = {}
+        self._at = [self._placed(process) for process in range(world.coordinators)]
+        self._processes = [self._process(process) for process in range(world.coordinators)]
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.close()
+
+    def run(self, faults: int, limit: int | None) -> None:
+        roots = tuple(process.root for process in self._processes)
+        first = self._quieted(State(self._known(self._laid.shelf), roots, faults, ways=1))
+        layers = {first.layer: {first.key(): first}}
+        while layers:
+            states = layers.pop(min(layers))
+            for state in states.values():
+                if limit is not None and self._walked.states >= limit:
+                    self._walked.cut = True
+                    return
+                self._walked.states += 1
+                self._expand(state, layers)
+
+    def _expand(self, state: State, layers: dict[int, dict[Any, State]]) -> None:
+        stands = True
+        for after, who, said in self._steps(state):
+            stands = False
+            after = self._quieted(after)
+            known = layers.setdefault(after.layer, {}).setdefault(after.key(), after)
+            known.ways += state.ways
+            if known is after:
+                after.came = (state, who, said)
+                self._judge_step(state, after)
+        if state.over:
+            self._walked.paths += state.ways
+            self._judge_end(state)
+        elif stands:
+            self._note("it stands still: everybody waits", state)
+
+    # Steps.
+
+    def _steps(self, state: State) -> Iterator[tuple[State, tuple[int, int], str]]:
+        for process, node in enumerate(state.nodes):
+            for op, call in enumerate(node.pending):
+                if call is not None and self._may(state, process, op, call):
+                    for outcome in self._outcomes(state, process, op, call):
+                        after = self._taken(state, process, op, call, outcome)
+                        yield after, (process, op), f"{self._name(process, op)}: {call}: {outcome.fate}"
+        for flight in state.flying:
+            left = tuple(one for one in state.flying if one is not flight)
+            shelf = self._effect(state.shelf, flight.process, flight.node, flight.op, flight.call)[1]
+            said = f"{self._name(flight.process, flight.op)}: {flight.call}: lands"
+            yield (
+                State(shelf, state.nodes, state.faults, self._landable(shelf, left)),
+                (flight.process, flight.op),
+                said,
+            )
+
+    def _may(self, state: State, process: int, op: int, call: Call) -> bool:
+        """Whether it is begun, or nothing that it comes after is still going on."""
+        if call is not BEGIN:
+            return True
+        after = self._at[process][op].after
+        return all(
+            result is not None
+            for at, node in zip(self._at, state.nodes, strict=True)
+            for operation, result in zip(at, node.results, strict=True)
+            if operation.name in after
+        )
+
+    def _taken(self, state: State, process: int, op: int, call: Call, outcome: Outcome) -> State:
+        tree, node = self._processes[process], state.nodes[process]
+        now = tree.dead(node) if outcome.answer is None else tree.after(node, op, outcome.answer)
+        nodes = (*state.nodes[:process], now, *state.nodes[process + 1 :])
+        flying = state.flying
+        if outcome.flies:
+            flying += (Flight(process, node.number, op, call),)
+        if outcome.shelf is not state.shelf:
+            flying = self._landable(outcome.shelf, flying)
+        return State(outcome.shelf, nodes, state.faults - (outcome.fate is not Fate.APPLIED), flying)
+
+    def _outcomes(self, state: State, process: int, op: int, call: Call) -> Iterator[Outcome]:
+        if call is BEGIN:
+            yield Outcome(Fate.APPLIED, state.shelf, BEGUN)
+            return
+        answer, shelf = self._effect(state.shelf, process, state.nodes[process].number, op, call)
+        yield Outcome(Fate.APPLIED, shelf, answer)
+        if not call.writes or not state.faults:
+            return
+        yield Outcome(Fate.LOST, state.shelf, UNKNOWN)
+        yield Outcome(Fate.DIED, state.shelf, None)
+        if shelf is state.shelf:
+            return  # it was refused, or had nothing to do: whatever else becomes of it is the same
+        yield Outcome(Fate.UNHEARD, shelf, UNKNOWN)
+        yield Outcome(Fate.LATE, state.shelf, UNKNOWN, flies=True)
+        yield Outcome(Fate.DIES, shelf, None)
+        if call.method == "project":
+            for count in range(1, len(call.args[0])):
+                torn = state.shelf.copy()
+                call.first(count).made(torn)
+                yield Outcome(Fate.TORN, self._known(torn), UNKNOWN)
+
+    def _effect(self, shelf: Shelf, process: int, node: int, op: int, call: Call) -> tuple[Answer, Shelf]:
+        key = (shelf.number, process, node, op)
+        effect = self._effects.get(key)
+        if effect is None:
+            after = shelf.copy() if call.writes else shelf
+            answer = call.made(after)
+            if call.writes:
+                assert call.containers.isdisjoint(self._still), "a walk without moves of these moved them"
+                after = self._known(after)
+            effect = self._effects[key] = (answer, after)
+        return effect
+
+    def _landable(self, shelf: Shelf, flying: tuple[Flight, ...]) -> tuple[Flight, ...]:
+        """Without those that came too late: an etag that moved on never comes back."""
+        return tuple(
+            one for one in flying if self._effect(shelf, one.process, one.node, one.op, one.call)[1] is not shelf
+        )
+
+    def _quieted(self, state: State) -> State:
+        """After the steps whose moment makes no difference: nobody else can tell when they are taken."""
+        for process, node in enumerate(state.nodes):
+            for op, call in enumerate(node.pending):
+                if call is None or not self._is_quiet(state, process, op, call):
+                    continue
+                answer = BEGUN if call is BEGIN else self._effect(state.shelf, process, node.number, op, call)[0]
+                nodes = list(state.nodes)
+                nodes[process] = self._processes[process].after(node, op, answer)
+                return self._quieted(State(state.shelf, tuple(nodes), state.faults, state.flying, state.ways))
+        return state
+
+    def _is_quiet(self, state: State, process: int, op: int, call: Call) -> bool:
+        if call is BEGIN:
+            return len(self._at[process]) == 1 and self._may(state, process, op, call)
+        return call.method == "partitions" or (not call.writes and call.containers <= self._still)
+
+    @property
+    def _still(self) -> frozenset[str]:
+        return frozenset({FACTORIES}) - self._world.moves
+
+    def _known(self, shelf: Shelf) -> Shelf:
+        """The one shelf that stands for all that are equal."""
+        known = self._shelves.setdefault(shelf.key(), shelf)
+        if known is shelf:
+            shelf.number = len(self._shelves)
+        return known
+
+    # Coordinators.
+
+    def _placed(self, process: int) -> list[Operation]:
+        return [operation for operation in self._world.operations if operation.at == process]
+
+    def _name(self, process: int, op: int) -> str:
+        return f"c{process + 1} {self._at[process][op].name}"
+
+    def _process(self, process: int) -> Process:
+        port = Port(atomic_then=self._world.atomic_then)
+        unaware = frozenset(job_key(job) for at, job in self._world.unaware if at == process)
+
+        def begin() -> list[Callable[[], Work]]:
+            ctx = self._context(port, unaware=unaware)
+            return [lambda operation=operation: _told(operation, ctx) for operation in self._at[process]]  # type: ignore[misc]
+
+        return Process(begin)
+
+    def _context(self, store: Store, later_s: float = 0.0, unaware: frozenset[JobKey] = frozenset()) -> Context:
+        ground = self._world.ground
+        return self._laid.context(store, ground.at_s + later_s, budgets=ground.budgets, unaware=unaware)
+
+    # Verdicts.
+
+    def _judge_step(self, before: State, after: State) -> None:
+        for node, was in zip(after.nodes, before.nodes, strict=True):
+            if node is not was:
+                self._judge_node(node, was, after)
+        pair = (before.shelf.number, after.shelf.number)
+        if before.shelf is not after.shelf and pair not in self._checked:
+            self._checked.add(pair)
+            for what in laws.broken_by(before.shelf, after.shelf):
+                self._note(what, after)
+
+    def _judge_node(self, node: Node, was: Node, state: State) -> None:
+        for what in node.wrongs:
+            self._note(f"a coordinator contradicts itself: {what}", state)
+        for result, before in zip(node.results, was.results, strict=True):
+            if result is not before and result is not None and result.kind == "broke":
+                self._note(f"a coordinator contradicts itself: {result.text.decode()}", state)
+
+    def _judge_end(self, state: State) -> None:
+        results = tuple(node.results for node in state.nodes)
+        if (state.shelf.number, results) in self._ends:
+            return
+        self._ends.add((state.shelf.number, results))
+        self._walked.ends += 1
+        history = self._history(state)
+        for violation in verdict.violations(history):
+            self._note(f"{violation.checker}: {violation.what}", state, history)
+
+    def _note(self, what: str, state: State, history: History | None = None) -> None:
+        found = self._walked.found
+        if len(found) < FOUND_MAX and all(one.what != what for one in found):
+            found.append(Found(what, tuple(said for _, _, said in state.path()), history))
+
+    def _history(self, state: State) -> History:
+        """Of one path to this end, as it is seen from outside."""
+        history = History(list(self._laid.records), self._documents(state))
+        at_s, number = self._world.ground.at_s, len(self._laid.records)
+        asks: dict[tuple[int, int], int] = {}
+        told: set[tuple[int, int]] = set()
+        for after, who, _ in state.path():
+            at_s += STEP_S
+            everybody = [(process, op) for process, node in enumerate(after.nodes) for op in range(len(node.results))]
+            results = {(process, op): after.nodes[process].results[op] for process, op in everybody}
+            for one in everybody:
+                if one not in asks and (one == who or results[one] is not None):
+                    asks[one] = number = number + 1
+                    self._note_asked(history, at_s, one, number)
+                result = results[one]
+                if result is not None and one not in told:
+                    told.add(one)
+                    self._note_told(history, at_s, one, asks[one], result)
+        return history
+
+    def _note_asked(self, history: History, at_s: float, who: tuple[int, int], number: int) -> None:
+        operation = self._at[who[0]][who[1]]
+        if operation.op is not None:
+            history.records.append(answered(number, at_s, operation, "asked", {})[0])
+
+    def _note_told(self, history: History, at_s: float, who: tuple[int, int], number: int, result: Result) -> None:
+        operation = self._at[who[0]][who[1]]
+        if operation.op is None or result.kind == "broke":
+            return
+        name = {"answered": "answer", "refused": "error", "unanswered": "why"}[result.kind]
+        data = {name: orjson.loads(result.text)}
+        history.records.append(answered(number, at_s, operation, result.kind, data)[1])
+
+    def _documents(self, state: State) -> dict[str, list[Doc]]:
+        """Once the loops of a coordinator that nothing happens to have run, and everybody else is gone."""
+        documents = self._recovered.get(state.shelf.number)
+        if documents is None:
+            left = state.shelf.copy()
+            ctx = self._context(left, RECOVERED_AFTER_S)
+            finished(self._recover(ctx))
+            for what in contradictions.taken():
+                self._note(f"a coordinator contradicts itself afterwards: {what}", state)
+            documents = self._recovered[state.shelf.number] = {name: list(left.docs(name)) for name in TOLD}
+        return documents
+
+    async def _recover(self, ctx: Context) -> None:
+        for _ in range(2):
+            await Sweeper(ctx).run_once(ctx.clock.now())
+            await Reaper(ctx).run_once(ctx.clock.now())
+        await Sweeper(ctx).run_once(ctx.clock.now())
+
+
+async def _told(operation: Operation, ctx: Context) -> Result:
+    try:
+        answer = await operation.act(ctx)
+    except FleetError as error:
+        return Result("refused" if ERRORS[error.code].definite else "unanswered", orjson.dumps(error.to_doc()))
+    except StoreError as error:
+        return Result("unanswered", orjson.dumps(str(error)))
+    except Exception as error:
+        return Result("broke", orjson.dumps(repr(error)))
+    return Result("answered", orjson.dumps(answer.to_doc() if isinstance(answer, Schema) else answer))
+
+
+def walk_all(deeper: bool, say: Callable[[str], None], worlds: Iterable[Small] = WORLDS) -> int:
+    """Walks them one by one and says a row of each, with what it found; 1 if any breaks a promise."""
+    say(f"{'world':<60} {'faults':>6} {'paths':>12} {'states':>8} {'ends':>6} {'violations':>10} {'seconds':>8}")
+    broken = 0
+    for world in worlds:
+        if world.only_deeper and not deeper:
+            continue
+        walked = walk(world, faults=world.deeper if deeper else world.faults)
+        broken += walked.violations
+        say(row(walked))
+        for found in walked.found[:3]:
+            say(str(found))
+    return int(broken > 0)
+
+
+def row(walked: Walked) -> str:
+    cut = "  CUT: not all was walked" if walked.cut else ""
+    paths = f"{walked.paths:12}" if walked.paths < 10**12 else f"{walked.paths:12.1e}"
+    return (
+        f"{walked.world[:60]:<60} {walked.faults:6} {paths} {walked.states:8} {walked.ends:6}"
+        f" {walked.violations:10} {walked.seconds:8.2f}{cut}"
+    )

@@ -1,0 +1,206 @@
+"""The walk finds nothing in the system as it is, and finds each way in which it could be broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chaos.walk import WORLDS, Small, walk, walk_all
+from chaos.walk.shelf import Call, Shelf
+from coordinator import leases
+from coordinator.domain import job as rules
+from coordinator.domain import lease as lease_rules
+from coordinator.store.port import ABSENT, LEASES, Derived, Guarded, Written
+from coordinator.transact import Transactor
+from schemas.errors import ErrorCode, FleetError
+from schemas.projections import LeaseStatus
+
+OPEN = {
+    "start vs reap": "a start between the reaper's read of the job and of its lease keeps the term",
+    "claim vs its repeat, a job unheard of": "a claim and its repeat elsewhere, at once, win one job",
+}
+
+
+def _world(name: str) -> Small:
+    return next(world for world in WORLDS if world.name == name)
+
+
+def _walked(world: Small) -> Any:
+    why = next((why for name, why in OPEN.items() if world.name.startswith(name)), None)
+    marks = [pytest.mark.xfail(reason=why, strict=True)] if why else []
+    return pytest.param(world, id=world.name, marks=marks)
+
+
+@pytest.mark.parametrize("world", [_walked(world) for world in WORLDS if not world.only_deeper])
+def test_no_interleaving_breaks_a_promise(world: Small) -> None:
+    walked = walk(world, faults=world.faults)
+    assert [str(found) for found in walked.found] == []
+    assert not walked.cut
+    assert walked.ends > 0
+
+
+def test_a_walk_that_was_cut_says_so() -> None:
+    world = _world("two claims")
+    walked = walk(world, faults=1, limit=10)
+    assert walked.cut
+    assert walked.states == 10
+
+
+def test_the_table_has_a_row_for_each_world_and_tells_of_violations(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    world = replace(_world("renew vs reap"), faults=0)
+    assert walk_all(False, said.append, [world]) == 0
+    assert len(said) == 2
+    assert world.name in said[1]
+    lease_left_open(monkeypatch)
+    assert walk_all(False, said.append, [world]) == 1
+    assert any("its renew was answered" in one for one in said)
+
+
+def test_what_was_found_is_told_by_the_fewest_steps_and_with_its_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    lease_left_open(monkeypatch)
+    (found,) = walk(_world("renew vs reap"), faults=0).found
+    assert len(found.path) < 12
+    assert found.history is not None
+    assert [record.data["op"] for record in found.history.of("asked")][-1] == "renew"
+
+
+# Ways to break it. Each is caught in the smallest of worlds.
+
+
+def racy_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The etags are compared before others run, not when it is written."""
+    monkeypatch.setattr(Shelf, "_commit", _unconditional)
+
+
+def _unconditional(shelf: Shelf, guarded: Sequence[Guarded], then: Sequence[Derived]) -> Written:
+    return MEMORY_COMMIT(shelf, [_as_it_is(shelf, write) for write in guarded], then)
+
+
+def _as_it_is(shelf: Shelf, write: Guarded) -> Guarded:
+    entry = shelf._entry(write.address)
+    return replace(write, expected=entry[1] if entry else ABSENT)
+
+
+MEMORY_COMMIT = Shelf._commit
+
+
+def blind_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def commit(shelf: Shelf, guarded: Sequence[Guarded], then: Sequence[Derived]) -> Written:
+        seen = [_as_it_is(shelf, one) if one.doc["id"].startswith("lock:") else one for one in guarded]
+        return MEMORY_COMMIT(shelf, seen, then)
+
+    monkeypatch.setattr(Shelf, "_commit", commit)
+
+
+def lock_written_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def commit(port: Any, guarded: Sequence[Guarded], then: Sequence[Derived] = ()) -> Written:
+        for guard in guarded[1:]:
+            await Call("commit", ((guard,), ()))
+        written: Written = await Call("commit", (tuple(guarded[:1]), tuple(then)))
+        return written
+
+    monkeypatch.setattr("chaos.walk.shelf.Port.commit", commit)
+
+
+def lease_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reaper goes straight to the job."""
+
+    async def close(*args: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(leases, "close", close)
+
+
+def closed_lease_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def renewed(job: Any, lease: Any, now: Any, ttl_s: float) -> Any:
+        return RENEWED(job, lease and lease.model_copy(update={"status": LeaseStatus.ACTIVE}), now, ttl_s)
+
+    monkeypatch.setattr(lease_rules, "renewed", renewed)
+
+
+RENEWED = lease_rules.renewed
+
+
+def epoch_never_rises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "_next_epoch", lambda job: {})
+
+
+def epoch_unused_by_a_grant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grant uses no epoch up, so that the next one has the same."""
+    monkeypatch.setattr(rules, "_next_epoch", lambda job: {"granted_epoch": job.granted_epoch - 1})
+
+
+def op_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done already is asked for anew."""
+
+    async def nothing(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    monkeypatch.setattr(Transactor, "_already", nothing)
+    monkeypatch.setattr(Transactor, "_answered_before", nothing)
+
+
+def no_session_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "_holds", lambda job, op: job.holder is not None and job.lease_epoch == op.lease_epoch)
+
+
+def no_epoch_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        rules, "_holds", lambda job, op: job.holder is not None and job.holder.session_id == op.session_id
+    )
+
+
+def projection_overwrites(monkeypatch: pytest.MonkeyPatch) -> None:
+    def project(shelf: Shelf, derived: Sequence[Derived]) -> None:
+        PROJECT(shelf, derived)
+        for write in derived:
+            if write.container == LEASES:
+                shelf._put(write.container, write.doc)
+
+    monkeypatch.setattr(Shelf, "_project", project)
+
+
+PROJECT = Shelf._project
+
+
+def answers_never_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write whose answer was lost is taken for one that was refused."""
+    monkeypatch.setattr("coordinator.transact.TRIES_MAX", 1)
+    refused = FleetError(ErrorCode.CONFLICT, "taken for a refusal")
+    monkeypatch.setattr("coordinator.transact._unresolved", lambda key: refused)
+
+
+Broken = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.mark.parametrize(
+    ("broken", "world", "faults", "what"),
+    [
+        (racy_store, "two claims", 0, "two holders"),
+        (racy_store, "cancel vs claim", 0, "its history"),
+        (blind_lock, "two jobs, one lock", 0, "2 jobs hold lock l"),
+        (lock_written_apart, "two jobs, one lock", 0, "lock:l says"),
+        (lock_written_apart, "the lock's holder ends vs claim", 0, "lock:l says"),
+        (lease_left_open, "renew vs reap", 0, "its renew was answered"),
+        (closed_lease_is_renewed, "renew vs reap", 0, "the closed lease"),
+        (epoch_never_rises, "renew vs reap", 0, "nobody can claim it"),
+        (epoch_unused_by_a_grant, "reap, then claim vs the old report", 0, ""),
+        (op_not_looked_up, "report vs its repeat elsewhere", 1, "it was refused and took effect"),
+        (op_not_looked_up, "claim vs its repeat, two jobs", 0, "2 jobs are held by one request"),
+        (op_not_looked_up, "cancel, requeue, cancel's repeat", 0, "took effect 2 times"),
+        (no_session_check, "report vs another session's", 0, "was accepted from session s2"),
+        (no_epoch_check, "reap, then claim vs the old report", 0, "was ended by"),
+        (projection_overwrites, "sweep vs reap", 0, "the closed lease"),
+        (answers_never_in_doubt, "cancel vs claim", 1, "it was refused and took effect"),
+    ],
+)
+def test_a_broken_system_is_caught(
+    broken: Broken, world: str, faults: int, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(monkeypatch)
+    found = [str(one) for one in walk(_world(world), faults=faults).found]
+    assert any(what in one for one in found), found
