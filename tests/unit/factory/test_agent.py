@@ -167,8 +167,12 @@ async def test_a_drain_does_not_wait_for_the_work_that_an_idle_factory_was_waiti
 ) -> None:
     async with fleet_world(tmp_path, monkeypatch) as world:
         life = await polling(world)
+        life.over_rest.late_s = {"heartbeat": 2.0}
         life.agent.drain()
-        await asyncio.wait_for(life.task, 1.0)
+        await asyncio.sleep(1)
+        assert len(claims(life)) == 1, "nobody is known to have heard that it drains"
+        life.over_rest.heal()
+        await asyncio.wait_for(life.task, 2.0)
         (first, waited_s), (second, then_s) = claims(life)
         assert (first, waited_s, then_s) == (second, 20.0, 0.0)
         said = [op for op, _ in life.over_rest.asked[-3:]]
