@@ -38,6 +38,8 @@ class Record(NamedTuple):
     engine      does: begins | ends, life, sessionId, productId, jobId, leaseEpoch
     tree        does: made (base: a commit or None) | changed | pushed (ref, commit) | published (branch, commit)
                 | deleted (clean: bool, pushed: bool) | quarantined; life, jobId, leaseEpoch
+    seen        productId, jobId, seq, type, leaseEpoch, by `world`: this event's commit became visible, in the order
+                of commits and before anybody was answered by it
     fault       name, does: begins | ends | once, on (what it hits), and what it takes to describe it
     calm        from here on there are no faults; every process that is to live is up
     converged   the run is over and nothing is left to do     gave_up     time was up; why

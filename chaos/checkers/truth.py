@@ -1,0 +1,131 @@
+"""What was answered is so: refused never took effect; done did, before it was answered; unanswered at most once.
+
+Decides by op id from the events in the documents, from submitted jobs, and from factories' sessions. An operation is
+refused where each of its attempts was. The claim's own: a grant told is one of its asker's under that request.
+Silent about a refused claim, of which a late duplicate may still win a term (see promise 8 for what is started by it),
+about a start or checkpoint that was fenced (see promise 3), and about what was answered before the world says when.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+
+from chaos.checkers.view import FENCED, Ask, View, view_of
+from chaos.history import Doc, History, Violation
+from schemas.ids import action_op, job_id_for
+
+NAME = "truth"
+
+SAME_S = 0.001
+
+HOLDERS = ("start", "checkpoint", "report", "release")
+
+
+def check(history: History) -> Iterator[Violation]:
+    view = view_of(history)
+    if not view.stored:
+        return
+    for asks in _operations(view).values():
+        yield from _judged(view, asks)
+    for told in view.told:
+        term = view.terms.get((told.grant["jobId"], told.grant["leaseEpoch"]))
+        if term is not None:
+            if term.session == told.ask.session and term.request_id != told.request_id:
+                what = f"term {term.epoch} of {term.job_id} was claimed under {term.request_id}, told {told.request_id}"
+                yield Violation(NAME, what, told.ask.shown)
+            yield from _too_early(view, told.ask, term.claimed)
+    yield from _sessions(view)
+
+
+def _operations(view: View) -> dict[Hashable, list[Ask]]:
+    """Attempts by operation. A report and a release of a term are one: the first wins."""
+    found: dict[Hashable, list[Ask]] = defaultdict(list)
+    for op in HOLDERS:
+        kind = "end" if op in ("report", "release") else op
+        for ask in view.asks_of[op]:
+            message = ask.message
+            found[kind, message["jobId"], message["leaseEpoch"], message.get("number"), ask.session].append(ask)
+    for ask in view.asks_of["submit"]:
+        message = ask.message
+        found["submit", message["productId"], message["idempotencyKey"], message["manifestSha256"]].append(ask)
+    for ask in view.asks_of["act"]:
+        message = ask.message
+        found["act", ask.record.who, message["jobId"], message["action"], message["idempotencyKey"]].append(ask)
+    return found
+
+
+def _judged(view: View, asks: list[Ask]) -> Iterator[Violation]:
+    name, effects = _effects(view, asks[0])
+    done = [ask for ask in asks if ask.done]
+    if done and not effects:
+        yield Violation(NAME, f"{name} was answered as done, and nothing tells of it", done[0].shown)
+    elif done:
+        for ask in done:
+            yield from _too_early(view, ask, effects[0])
+        yield from _otherwise(name, asks, done, effects[0])
+    elif effects and all(_refused(ask) for ask in asks):
+        what = f"{name} was refused each time ({asks[-1].refused}), yet {effects[0]['id']} tells that it took effect"
+        yield Violation(NAME, what, tuple(record for ask in asks for record in ask.shown))
+    elif len(effects) > 1:
+        told = ", ".join(effect["id"] for effect in effects)
+        yield Violation(NAME, f"{name} was not answered, and took effect more than once: {told}", asks[0].shown)
+
+
+def _refused(ask: Ask) -> bool:
+    return ask.refused is not None and not (ask.op in ("start", "checkpoint") and ask.refused == FENCED)
+
+
+def _effects(view: View, ask: Ask) -> tuple[str, list[Doc]]:
+    """The operation's name for people, and the events that tell of it; of a submit its job's first."""
+    message = ask.message
+    if ask.op == "submit":
+        job_id = job_id_for(message["productId"], message["idempotencyKey"])
+        job = view.jobs.get(job_id)
+        mine = job is not None and job["manifestSha256"] == message["manifestSha256"]
+        return f"the submit of {job_id}", [one for one in view.events.get(job_id, ()) if one["seq"] == 1 and mine]
+    if ask.op == "act":
+        op_id = action_op(message["action"], ask.record.who, message["idempotencyKey"])
+        op_id = ask.answer["opId"] if ask.answer is not None else op_id
+        return f"{message['action']} of {message['jobId']}", view.with_op(message["jobId"], op_id)
+    return f"{ask.op} of term {message['leaseEpoch']} of {message['jobId']}", view.of_op(ask)
+
+
+def _too_early(view: View, ask: Ask, effect: Doc) -> Iterator[Violation]:
+    seen = view.seen_event(effect)
+    if seen is not None and ask.end is not None and ask.end.at + SAME_S < seen[1].at:
+        yield Violation(NAME, f"{effect['id']} was answered before it was stored", (*ask.shown, seen[1]))
+
+
+def _otherwise(name: str, asks: list[Ask], done: list[Ask], effect: Doc) -> Iterator[Violation]:
+    """Whether what is told is what was asked; of an end only where all its attempts said the same."""
+    data = effect["data"]
+    for ask in done:
+        if ask.op == "checkpoint" and (data["ref"], data["commit"]) != (ask.message["ref"], ask.message["commit"]):
+            what = f"{name} was done with {ask.message['commit']}, and {effect['id']} tells of {data['commit']}"
+            yield Violation(NAME, what, ask.shown)
+    ends = [ask for ask in asks if ask.op in ("report", "release")]
+    outcomes = {(ask.op, _outcome(ask)) for ask in ends}
+    if len(outcomes) == 1 and effect["type"] in ("reported", "released"):
+        ((op, outcome),) = outcomes
+        told = {"reported": "report", "released": "release"}[effect["type"]], data["outcome"]
+        if told not in ((op, outcome), (op, "cancelled")):
+            what = f"{name} was done with {outcome}, and {effect['id']} tells of a {told[0]} with {told[1]}"
+            yield Violation(NAME, what, done[0].shown)
+
+
+def _outcome(ask: Ask) -> str:
+    message = ask.message
+    return str(message["result"]["outcome"] if ask.op == "report" else message.get("outcome", "released"))
+
+
+def _sessions(view: View) -> Iterator[Violation]:
+    """The highest number that was opened is the stored one, or was passed by."""
+    stored = {doc["id"]: doc["sessionNo"] for doc in view.history.documents.get("fleet_factories", ())}
+    for ask in view.asks_of["hello"]:
+        answer = ask.answer
+        if answer is None or not answer.get("opened", True):
+            continue
+        if stored.get(ask.session[0], answer["sessionNo"]) < answer["sessionNo"]:
+            what = f"session {answer['sessionNo']} of {ask.session[0]} was opened"
+            yield Violation(NAME, f"{what}; the store is at {stored[ask.session[0]]}", ask.shown)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from chaos.checkers.every import CHECKERS, violations
+from chaos.history import History
+from tests.unit.chaos.builder import Told, whole_life
+
+
+def test_a_legal_life_gives_no_violation() -> None:
+    assert violations(whole_life().history) == []
+
+
+def test_an_empty_history_gives_no_violation() -> None:
+    assert violations(History()) == []
+
+
+def test_a_history_from_a_file_is_judged_as_the_one_that_was_saved(tmp_path: Path) -> None:
+    told = whole_life()
+    told.history.documents["fleet_jobs"].clear()
+    told.history.save(tmp_path / "history")
+    again = violations(History.load(tmp_path / "history"))
+    assert [one.what for one in again] == [one.what for one in violations(told.history)]
+
+
+def test_each_checker_has_its_own_file_and_name() -> None:
+    for name, check in CHECKERS.items():
+        assert check.__module__ == f"chaos.checkers.{name}"
+
+
+def test_checking_costs_far_less_than_a_simulation_does() -> None:
+    told = Told()
+    told.enrolled("f1")
+    told.up("f1", seats=9)
+    for number in range(750):
+        told.at(number)
+        job = told.submit(f"k{number}", lock="deploy")
+        told.granted(job, "f1", request=f"r{number}")
+        told.engine("begins", "f1", job)
+        told.started(job, "f1")
+        told.engine("ends", "f1", job)
+        told.reported(job, "f1")
+    assert len(told.history.records) > 10_000
+    begun_s = time.process_time()
+    assert violations(told.history) == []
+    assert time.process_time() - begun_s < 0.5
