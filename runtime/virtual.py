@@ -21,23 +21,27 @@ class Deadlock(RuntimeError):
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    def __init__(self) -> None:
+    def __init__(self, step_s: float) -> None:
         super().__init__()
         self.jumped_s = 0.0
+        self._step_s = step_s
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise Deadlock("every task waits and no timer is set")
-        if timeout > 0:
-            self.jumped_s += timeout
+        self.jumped_s += timeout if timeout > 0 else self._step_s
         return super().select(0)
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Starts at 0 s; `time()` moves only by jumps, so that a run depends on nothing but its inputs."""
+    """Starts at 0 s; `time()` moves by jumps, so that a run depends on nothing but its inputs.
 
-    def __init__(self) -> None:
-        self._jumps = _JumpingSelector()
+    A round of ready steps costs `step_s`. With 0, who waits for a moment by a clock that is slower than the loop's, and
+    wakes a hair too early each time, would never see it come.
+    """
+
+    def __init__(self, step_s: float = 0.0) -> None:
+        self._jumps = _JumpingSelector(step_s)
         super().__init__(self._jumps)
         # asyncio's is one nanosecond, which vanishes beside some months of seconds in a float
         self._clock_resolution = CLOCK_RESOLUTION_S

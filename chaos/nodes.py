@@ -1,0 +1,251 @@
+"""The processes of a simulated fleet, each made of the real code around adapters that are twins."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bus.rights import factory_rights
+from bus.subjects import inbox_prefix
+from chaos.machines import DriftingClock, Launcher, Machine, ScriptedTrees
+from chaos.plan import TTL_S, CoordinatorPlan, FactoryPlan
+from chaos.processes import Process
+from chaos.stores import StoreLine, Weather
+from chaos.wires import ProcessBus, SimBusLink, SimRestLink
+from coordinator.context import Context, make_context
+from coordinator.living import living
+from coordinator.logs import LogFiles
+from coordinator.store.port import StoreError
+from factory.agent import Agent, AgentSettings, FencedSession
+from factory.asking import Asking
+from factory.engines.port import Command
+from factory.holding import Holdings, HoldingSettings
+from factory.identity import Identity
+from factory.link.failover import FailoverLink
+from factory.outbox import Outbox
+from factory.ports import Vitals
+from factory.wire import Wire
+from runtime.entropy import Entropy
+from runtime.settings import Flags, Timers
+from schemas.errors import FleetError
+from schemas.job import Engine
+from schemas.messages import Grant
+from schemas.projections import Insights
+
+if TYPE_CHECKING:
+    from chaos.world import World
+
+log = logging.getLogger(__name__)
+
+TIMERS = Timers.for_lease_ttl(TTL_S)
+CHECKPOINT_EVERY_S = 4.0
+IDLE_LIMIT_S = 20.0
+DRAIN_GRACE_S = 8.0
+
+
+class CoordinatorNode:
+    """One coordinator through its lives."""
+
+    def __init__(self, world: World, plan: CoordinatorPlan) -> None:
+        self.plan = plan
+        self.clock = DriftingClock(plan.skew_s)
+        self.weather = Weather()
+        self.cut_off = False
+        self.lives = 0
+        self.ctx: Context | None = None
+        self.process = Process(f"coordinator:{plan.id}")
+        self.process.dead = True
+        self.line: StoreLine | None = None
+        self.bus: ProcessBus | None = None
+        self._world = world
+
+    @property
+    def name(self) -> str:
+        return f"coordinator:{self.plan.id}"
+
+    def start(self) -> None:
+        if not self.process.dead:
+            return
+        world = self._world
+        self.lives += 1
+        self.process = Process(self.name)
+        chance = random.Random(f"{world.plan.seed} {self.name} {self.lives}")
+        self.line = StoreLine(world.store, self.process, chance, self.weather)
+        self.bus = ProcessBus(world.broker, self.process, name=self.plan.id)
+        world.note("up", self.name, life=self.lives)
+        self.process.spawn(self._live(self.line, self.bus, Entropy(chance)))
+
+    async def _live(self, line: StoreLine, bus: ProcessBus, entropy: Entropy) -> None:
+        world = self._world
+        ctx = make_context(line, self.clock, entropy, TIMERS, Flags(budgets=world.plan.budgets))
+        try:
+            async with living(ctx, bus, LogFiles(world.folder / "logs"), alone=len(world.plan.coordinators) == 1):
+                self.ctx = ctx
+                await asyncio.get_running_loop().create_future()
+        except StoreError as error:  # as a service manager would: started again until the store lets it
+            log.info("%s did not start: %s", self.name, error)
+            world.later(0.0, self.kill)
+            world.later(1.0, self.start)
+
+    def kill(self) -> None:
+        world = self._world
+        if self.process.dead:
+            return
+        world.note("down", self.name, life=self.lives, how="killed")
+        self.process.kill()
+        self.ctx = None
+        if self.bus is not None:
+            self.bus.vanish()
+        world.rest.reset(self.process)
+
+
+class ScriptedAdapter:
+    name = Engine.SHELL
+
+    def missing(self) -> str | None:
+        return None
+
+    def command(self, grant: Grant, scratch: Path) -> Command:
+        return Command(("engine", grant.job_id))
+
+    def insights(self, output_tail: str) -> Insights:
+        return Insights(cost_usd=1.0)
+
+
+class FactoryNode:
+    """One factory's machine, and the lives of the process on it."""
+
+    def __init__(self, world: World, plan: FactoryPlan, where: str = "") -> None:
+        self.plan = plan
+        self.clock = DriftingClock(plan.skew_s, plan.drift)
+        folder = world.folder / (plan.id + where)
+        self.machine = Machine(plan.id, folder, self.clock, world.plan.seed, world.history, world.remote)
+        self.lives = 0
+        self.life: FactoryLife | None = None
+        self.where = where
+        self._world = world
+
+    @property
+    def name(self) -> str:
+        return f"factory:{self.plan.id}"
+
+    @property
+    def up(self) -> bool:
+        return self.life is not None
+
+    def start(self, *, takeover: bool = False) -> None:
+        if self.life is None:
+            self.lives += 1
+            self._world.lives_of_factories += 1
+            self.life = FactoryLife(self._world, self, self._world.lives_of_factories, takeover)
+
+    def kill(self) -> None:
+        if self.life is not None:
+            self.life.kill()
+            self.life = None
+
+    def ended(self, life: FactoryLife) -> None:
+        if self.life is life:
+            self.life = None
+
+
+class FactoryLife:
+    """From the start of a factory's process to its end, whichever it is."""
+
+    def __init__(self, world: World, node: FactoryNode, life: int, takeover: bool) -> None:
+        plan, machine = node.plan, node.machine
+        self.life = life
+        self.node = node
+        self.process = Process(node.name)
+        self._world = world
+        entropy = Entropy(random.Random(f"{world.plan.seed} {node.name}{node.where} {life}"))
+        rights = factory_rights(plan.id, plan.products, plan.capabilities)
+        self.bus = ProcessBus(
+            world.broker, self.process, name=plan.id, inbox_prefix=inbox_prefix(plan.id), rights=rights
+        )
+        self.rest = SimRestLink(world.rest, self.process, node.name, world.scribe)
+        self.link = FailoverLink(SimBusLink(self.bus, plan.id, world.scribe), self.rest)  # type: ignore[arg-type]
+        self.bus.on_change(self.link.bus_changed)
+        self.identity = Identity(machine.folder)
+        self.trees = ScriptedTrees(machine, life)
+        self.launcher = Launcher(machine, self.process, life)
+        wire = Wire(plan.id, self.link, node.clock, entropy)
+        self.launcher.session_id = wire.session_id
+        self.agent: Agent | None = None
+        world.note(
+            "up", node.name, life=life, seats=plan.seats, engines=[Engine.SHELL], capabilities=list(plan.capabilities),
+            sessionId=wire.session_id,
+        )  # fmt: skip
+        self.process.spawn(self._live(wire, takeover))
+
+    async def _live(self, wire: Wire, takeover: bool) -> None:
+        how = "ended"
+        try:
+            self.trees.set_aside_left_over()
+            await self.bus.start()
+            agent = self._assembled(wire, takeover)
+            self.agent = agent
+            products = await agent.open_session(self.identity.last_session_no(), self.identity.remember)
+            if products is not None:
+                await agent.run(products)
+            how = "drained"
+        except FencedSession:
+            how = "fenced"
+        except FleetError as error:
+            log.info("%s ends: %s", self.node.name, error.message)
+        await self.bus.close()
+        self.identity.release()
+        self._over(how)
+        self.node.ended(self)
+
+    def _assembled(self, wire: Wire, takeover: bool) -> Agent:
+        plan, machine = self.node.plan, self.node.machine
+        adapters = {Engine.SHELL: ScriptedAdapter()}
+        launcher = self.launcher
+        holdings = Holdings(
+            HoldingSettings(machine.folder / "terms", adapters, CHECKPOINT_EVERY_S, IDLE_LIMIT_S, launcher),
+            wire,
+            self.node.clock,
+            self.trees,
+            Outbox(machine.folder / "outbox"),
+            self.rest.send_log,
+            on_free=lambda: asking.look_again(),
+        )
+        asking = Asking(
+            wire,
+            self.link,
+            holdings,
+            seats=plan.seats,
+            capabilities=plan.capabilities,
+            engines=frozenset(adapters),
+            long_poll_s=TIMERS.long_poll_s,
+        )
+        settings = AgentSettings(
+            capabilities=plan.capabilities,
+            engines=tuple(adapters),
+            workspaces=(),
+            seats=plan.seats,
+            vitals=lambda: Vitals(0.0, 1 << 40),
+            os_name="linux",
+            takeover=takeover,
+            drain_grace_s=DRAIN_GRACE_S,
+        )
+        return Agent(settings, wire, self.link, self.bus, holdings, asking)
+
+    def drain(self) -> None:
+        if self.agent is not None:
+            self.process.call(self.agent.drain)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.launcher.factory_gone()
+        self.bus.vanish()
+        self._world.rest.reset(self.process)
+        self.identity.release()
+        self._over("killed")
+
+    def _over(self, how: str) -> None:
+        self._world.note("down", self.node.name, life=self.life, how=how)

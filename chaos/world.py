@@ -1,0 +1,199 @@
+"""The fleet in one process on simulated time: from one seed come the work, the fleet and the faults, and the same
+history each time. The code is the real one; the adapters are twins; processes are killed and stopped between any two
+of their steps. When the faults are over the world must converge.
+
+After the simulators of FoundationDB and TigerBeetle: production code, simulated time, one seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import logging
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from chaos.clients import Operator, RestClient
+from chaos.faults import begin
+from chaos.history import Doc, History
+from chaos.machines import Remote
+from chaos.nodes import TIMERS, CoordinatorNode, FactoryNode
+from chaos.plan import CALM_S, Act, Plan, plan_of
+from chaos.processes import PROCESSES, ProcessLoop
+from chaos.stores import SeenStore
+from chaos.wires import ProcessBroker, Rest, Scribe
+from coordinator.store.port import JOBS, Address
+from runtime.entropy import Entropy
+from schemas.ids import JobKey
+
+CONVERGED_WITHIN_S = 900.0
+LOOK_S = 2.0
+SETTLES_S = 12.0  # in which what follows the last commit is projected and the last heartbeats are sent
+FINISHED = frozenset({"shipped", "failed", "dead_letter"})
+RAM_DISK = Path("/dev/shm")  # noqa: S108 -- where there is one: outboxes are written durably
+
+
+@dataclass
+class Ran:
+    """One seed's run."""
+
+    seed: int
+    history: History
+    faults: Counter[str] = field(default_factory=Counter)
+    virtual_s: float = 0.0
+    operations: int = 0
+
+
+class World:
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.history = History()
+        self.scribe = Scribe(self.history)
+        self.store = SeenStore(self.history, atomic_then=plan.atomic_then)
+        self.chance = random.Random(f"world {plan.seed}")
+        self.broker = ProcessBroker(Entropy(random.Random(f"broker {plan.seed}")))
+        self.remote = Remote()
+        self.lives_of_factories = 0
+        self.faults: Counter[str] = Counter()
+        self.coordinators = [CoordinatorNode(self, one) for one in plan.coordinators]
+        self.rest = Rest(list(self.coordinators), random.Random(f"rest {plan.seed}"))
+        self.factories = {one.id: FactoryNode(self, one) for one in plan.factories if not one.by_rest_alone}
+        self.twins: list[FactoryNode] = []
+        self.clients: list[RestClient] = []
+        self.operator = Operator(self)
+
+    def note(self, kind: str, who: str, **data: Any) -> None:
+        self.history.note(asyncio.get_running_loop().time(), kind, who, **data)
+
+    def later(self, delay_s: float, act: Callable[[], object]) -> None:
+        """In no process' step."""
+        asyncio.get_running_loop().call_later(max(0.0, delay_s), act, context=contextvars.Context())
+
+    def _at(self, at_s: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.later(at_s - asyncio.get_running_loop().time(), lambda: self.operator.process.spawn(work()))
+
+    async def job(self, key: JobKey) -> Doc | None:
+        stored = await self.store.read(Address(JOBS, key.product_id, key.job_id))
+        return stored.doc if stored else None
+
+    async def run(self) -> None:
+        self._note_fleet()
+        for coordinator in self.coordinators:
+            coordinator.start()
+        for factory in self.plan.factories:
+            await self.operator.enrolls(factory)
+            if factory.by_rest_alone:
+                self.clients.append(RestClient(self, factory))
+            else:
+                self.factories[factory.id].start()
+        for job in self.plan.jobs:
+            self._at(job.at_s, partial(self.operator.submits, job))
+        for act in self.plan.acts:
+            self._at(act.at_s, partial(self.operator.acts, act))
+        for fault in self.plan.faults:
+            self.later(fault.at_s - asyncio.get_running_loop().time(), partial(begin, self, fault))
+        await asyncio.sleep(CALM_S - asyncio.get_running_loop().time())
+        self._calm()
+        await self._converges()
+        self.history.documents = self.store.all_documents()
+
+    def _note_fleet(self) -> None:
+        timers = {
+            "leaseTtlS": TIMERS.lease_ttl_s,
+            "heartbeatS": TIMERS.heartbeat_s,
+            "reaperS": TIMERS.reaper_s,
+            "skewS": TIMERS.skew_s,
+            "grantStartS": TIMERS.grant_start_s,
+            "trustMarginS": TIMERS.trust_margin_s,
+            "stopDeadlineS": TIMERS.stop_deadline_s,
+        }
+        self.note("fleet", "world", timers=timers, budgets=self.plan.budgets)
+
+    def _calm(self) -> None:
+        """Whatever is broken still is mended: every process is up."""
+        for coordinator in self.coordinators:
+            coordinator.start()
+        for factory in self.factories.values():
+            factory.start(takeover=True)
+        self.note("calm", "world")
+
+    async def _converges(self) -> None:
+        """People ship and approve what waits for them, until all that was acknowledged is finished."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + CONVERGED_WITHIN_S
+        for product in {job.product_id for job in self.plan.jobs} if self.plan.budgets else ():
+            await self.operator.acts(Act(0.0, "resume", product))
+        while loop.time() < end_s:
+            await asyncio.sleep(LOOK_S)
+            if await self._all_finished():
+                await asyncio.sleep(SETTLES_S)
+                self.note("converged", "world")
+                return
+        self.note("gave_up", "world", why=await self._unfinished())
+
+    async def _all_finished(self) -> bool:
+        if len(self.operator.acknowledged) < len(self.plan.jobs):
+            return False
+        finished = True
+        for key in list(self.operator.acknowledged.values()):
+            job = await self.job(key)
+            stage = job["stage"] if job else "lost"
+            waits_for = {"testing": "ship", "review": "approve"}.get(stage)
+            if waits_for is not None:
+                await self.operator.does(waits_for, key)
+            blocked_for_good = stage == "blocked" and job is not None and job["blockedReason"]["kind"] == "dep_failed"
+            if blocked_for_good:
+                await self.operator.does("cancel", key)
+            retries = stage == "failed" and job is not None and job["notBefore"] is not None
+            finished = finished and stage in FINISHED and not retries
+        return finished
+
+    async def _unfinished(self) -> str:
+        stages = {}
+        for key in self.operator.acknowledged.values():
+            job = await self.job(key)
+            if job is None or job["stage"] not in FINISHED:
+                stages[key.job_id] = job["stage"] if job else "lost"
+        missing = len(self.plan.jobs) - len(self.operator.acknowledged)
+        return f"unfinished: {stages}, never acknowledged: {missing}"
+
+
+def run_seed(seed: int) -> Ran:
+    return run_plan(plan_of(seed))
+
+
+def run_plan(plan: Plan) -> Ran:
+    """In a loop and a folder of its own. What the dead leave is swept away unheard: they must not speak again."""
+    unraisable = sys.unraisablehook
+    logging.disable(logging.CRITICAL)
+    gc.disable()  # a dead process' tasks, collected on the way, would run their `finally`s
+    try:
+        return _ran(plan)
+    finally:
+        sys.unraisablehook = lambda _: None
+        PROCESSES.clear()
+        gc.enable()
+        gc.collect()
+        sys.unraisablehook = unraisable
+        logging.disable(logging.NOTSET)
+
+
+def _ran(plan: Plan) -> Ran:
+    place = RAM_DISK if RAM_DISK.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="gigafactory-chaos-") as folder:
+        loop = ProcessLoop()
+        loop.set_exception_handler(lambda _loop, _context: None)
+        world = World(plan, Path(folder))
+        loop.run_until_complete(world.run())
+        loop.close()
+        operations = sum(1 for _ in world.history.of("asked"))
+        return Ran(plan.seed, world.history, world.faults, loop.time(), operations)
