@@ -1,6 +1,7 @@
 """An exhaustive walk: every interleaving of small worlds, with every fate of every write, in the real code."""
 
-from chaos.walk.search import Found, Walked, walk, walk_all
+from chaos.walk.search import Found, Walked, walk
+from chaos.walk.table import walk_all
 from chaos.walk.worlds import WORLDS, Small
 
 __all__ = ["WORLDS", "Found", "Small", "Walked", "walk", "walk_all"]

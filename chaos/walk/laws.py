@@ -8,6 +8,7 @@ from typing import Any
 
 from chaos.walk.shelf import Shelf
 from coordinator.store.port import EVENTS, JOBS, LEASES
+from schemas.ids import LEDGER_ID
 
 Doc = dict[str, Any]
 
@@ -22,6 +23,7 @@ def broken_by(before: Shelf, after: Shelf) -> Iterator[str]:
     for id_, job in jobs.items():
         if "stage" in job and id_ in was:
             yield from _moved(was[id_], job)
+    yield from _paused(was, jobs)
     leases = _by_id(after, LEASES)
     for id_, lease in _by_id(before, LEASES).items():
         if lease["status"] == "closed" and leases[id_] != lease:
@@ -63,6 +65,14 @@ def _ledgers(jobs: dict[str, Doc]) -> Iterator[str]:
     for doc in jobs.values():
         if doc.get("type") == "ledger" and abs(doc["reserved"] - reserved) > 1e-9:
             yield f"the ledger reserves {doc['reserved']}, the jobs {reserved}"
+
+
+def _paused(was: dict[str, Doc], jobs: dict[str, Doc]) -> Iterator[str]:
+    if not was.get(LEDGER_ID, {}).get("paused"):
+        return
+    for id_, job in jobs.items():
+        if job.get("holder") and not was[id_]["holder"]:
+            yield f"{id_} was granted while its product was paused"
 
 
 def _requests(jobs: dict[str, Doc]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVarTuple, Unpack
 
 from chaos.walk.shelf import Answer, Call
-from coordinator.store.port import Indefinite, StoreError
+from coordinator.store.port import StoreError
 from schemas.errors import FleetError
 
 Ts = TypeVarTuple("Ts")
@@ -143,10 +143,10 @@ class _Running:
         work = self._work[op]
         assert work is not None
         try:
-            if answer.known:
+            if answer.trouble is None:
                 self._waits[op] = work.send(answer.value)
             else:
-                self._waits[op] = work.throw(Indefinite("nobody knows"))
+                self._waits[op] = work.throw(answer.trouble())
         except StopIteration as end:
             self._waits[op], self.results[op] = None, end.value
 

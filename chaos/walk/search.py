@@ -5,7 +5,7 @@ shown by the fewest. A state is the shelf, what each coordinator was answered so
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,21 +13,21 @@ import orjson
 
 from chaos.history import History
 from chaos.walk import laws, verdict
+from chaos.walk.ground import lay
+from chaos.walk.operations import Operation, job_key
 from chaos.walk.process import BEGIN, BEGUN, Node, Process, Result, Work, by_hand, contradictions
-from chaos.walk.shelf import UNKNOWN, Answer, Call, Fate, Outcome, Port, Shelf, finished
-from chaos.walk.worlds import WORLDS, Doc, Operation, Small, answered, job_key, lay
+from chaos.walk.shelf import FULL, UNKNOWN, Answer, Call, Fate, Outcome, Port, Shelf, finished
+from chaos.walk.telling import RECOVERED_AFTER_S, Step, told
+from chaos.walk.worlds import Small
 from coordinator.context import Context
 from coordinator.loops.reaper import Reaper
 from coordinator.loops.sweeper import Sweeper
-from coordinator.store.port import EVENTS, FACTORIES, JOBS, LEASES, RUNS, Store, StoreError
+from coordinator.store.port import FACTORIES, Store, StoreError
 from schemas.base import Schema
 from schemas.errors import ERRORS, FleetError
 from schemas.ids import JobKey
 
 FOUND_MAX = 20
-RECOVERED_AFTER_S = 200.0
-STEP_S = 0.001
-TOLD = (JOBS, EVENTS, RUNS, LEASES, FACTORIES)
 
 
 class Flight(NamedTuple):
@@ -58,6 +58,11 @@ class State:
     def layer(self) -> int:
         """Higher after every step: a state is never come to from a later layer."""
         return 2 * sum(node.depth for node in self.nodes) - len(self.flying)
+
+    def results(self) -> Iterator[tuple[int, int, Result | None]]:
+        for process, node in enumerate(self.nodes):
+            for op, result in enumerate(node.results):
+                yield process, op, result
 
     @property
     def over(self) -> bool:
@@ -120,13 +125,13 @@ class _Search:
     def __init__(self, world: Small, walked: Walked) -> None:
         self._world = world
         self._walked = walked
-        self._laid = lay(world)
+        self._laid = lay(world.ground, atomic_then=world.atomic_then)
         self._shelves: dict[Any, Shelf] = {}
         self._checked: set[tuple[int, int]] = set()
         self._effects: dict[tuple[int, int, int, int], tuple[Answer, Shelf]] = {}
         self._ends: set[tuple[Any, ...]] = set()
-        self._recovered: dict[int, dict[str, list[Doc]]] = {}
-        self._at = [self._placed(process) for process in range(world.coordinators)]
+        self._recovered: dict[int, Shelf] = {}
+        self._at = [world.of(process) for process in range(world.coordinators)]
         self._processes = [self._process(process) for process in range(world.coordinators)]
 
     def close(self) -> None:
@@ -214,6 +219,7 @@ class _Search:
             return
         yield Outcome(Fate.LOST, state.shelf, UNKNOWN)
         yield Outcome(Fate.DIED, state.shelf, None)
+        yield Outcome(Fate.REFUSED, state.shelf, FULL)
         if shelf is state.shelf:
             return  # it was refused, or had nothing to do: whatever else becomes of it is the same
         yield Outcome(Fate.UNHEARD, shelf, UNKNOWN)
@@ -273,9 +279,6 @@ class _Search:
 
     # Coordinators.
 
-    def _placed(self, process: int) -> list[Operation]:
-        return [operation for operation in self._world.operations if operation.at == process]
-
     def _name(self, process: int, op: int) -> str:
         return f"c{process + 1} {self._at[process][op].name}"
 
@@ -285,7 +288,7 @@ class _Search:
 
         def begin() -> list[Callable[[], Work]]:
             ctx = self._context(port, unaware=unaware)
-            return [lambda operation=operation: _told(operation, ctx) for operation in self._at[process]]  # type: ignore[misc]
+            return [lambda operation=operation: _answered(operation, ctx) for operation in self._at[process]]  # type: ignore[misc]
 
         return Process(begin)
 
@@ -328,49 +331,22 @@ class _Search:
             found.append(Found(what, tuple(said for _, _, said in state.path()), history))
 
     def _history(self, state: State) -> History:
-        """Of one path to this end, as it is seen from outside."""
-        history = History(list(self._laid.records), self._documents(state))
-        at_s, number = self._world.ground.at_s, len(self._laid.records)
-        asks: dict[tuple[int, int], int] = {}
-        told: set[tuple[int, int]] = set()
-        for after, who, _ in state.path():
-            at_s += STEP_S
-            everybody = [(process, op) for process, node in enumerate(after.nodes) for op in range(len(node.results))]
-            results = {(process, op): after.nodes[process].results[op] for process, op in everybody}
-            for one in everybody:
-                if one not in asks and (one == who or results[one] is not None):
-                    asks[one] = number = number + 1
-                    self._note_asked(history, at_s, one, number)
-                result = results[one]
-                if result is not None and one not in told:
-                    told.add(one)
-                    self._note_told(history, at_s, one, asks[one], result)
-        return history
+        steps = [
+            Step(who, after.shelf, {(process, op): result for process, op, result in after.results()})
+            for after, who, _ in state.path()
+        ]
+        return told(self._world, self._laid, steps, self._left(state))
 
-    def _note_asked(self, history: History, at_s: float, who: tuple[int, int], number: int) -> None:
-        operation = self._at[who[0]][who[1]]
-        if operation.op is not None:
-            history.records.append(answered(number, at_s, operation, "asked", {})[0])
-
-    def _note_told(self, history: History, at_s: float, who: tuple[int, int], number: int, result: Result) -> None:
-        operation = self._at[who[0]][who[1]]
-        if operation.op is None or result.kind == "broke":
-            return
-        name = {"answered": "answer", "refused": "error", "unanswered": "why"}[result.kind]
-        data = {name: orjson.loads(result.text)}
-        history.records.append(answered(number, at_s, operation, result.kind, data)[1])
-
-    def _documents(self, state: State) -> dict[str, list[Doc]]:
+    def _left(self, state: State) -> Shelf:
         """Once the loops of a coordinator that nothing happens to have run, and everybody else is gone."""
-        documents = self._recovered.get(state.shelf.number)
-        if documents is None:
-            left = state.shelf.copy()
+        left = self._recovered.get(state.shelf.number)
+        if left is None:
+            left = self._recovered[state.shelf.number] = state.shelf.copy()
             ctx = self._context(left, RECOVERED_AFTER_S)
             finished(self._recover(ctx))
             for what in contradictions.taken():
                 self._note(f"a coordinator contradicts itself afterwards: {what}", state)
-            documents = self._recovered[state.shelf.number] = {name: list(left.docs(name)) for name in TOLD}
-        return documents
+        return left
 
     async def _recover(self, ctx: Context) -> None:
         for _ in range(2):
@@ -379,7 +355,7 @@ class _Search:
         await Sweeper(ctx).run_once(ctx.clock.now())
 
 
-async def _told(operation: Operation, ctx: Context) -> Result:
+async def _answered(operation: Operation, ctx: Context) -> Result:
     try:
         answer = await operation.act(ctx)
     except FleetError as error:
@@ -389,27 +365,3 @@ async def _told(operation: Operation, ctx: Context) -> Result:
     except Exception as error:
         return Result("broke", orjson.dumps(repr(error)))
     return Result("answered", orjson.dumps(answer.to_doc() if isinstance(answer, Schema) else answer))
-
-
-def walk_all(deeper: bool, say: Callable[[str], None], worlds: Iterable[Small] = WORLDS) -> int:
-    """Walks them one by one and says a row of each, with what it found; 1 if any breaks a promise."""
-    say(f"{'world':<60} {'faults':>6} {'paths':>12} {'states':>8} {'ends':>6} {'violations':>10} {'seconds':>8}")
-    broken = 0
-    for world in worlds:
-        if world.only_deeper and not deeper:
-            continue
-        walked = walk(world, faults=world.deeper if deeper else world.faults)
-        broken += walked.violations
-        say(row(walked))
-        for found in walked.found[:3]:
-            say(str(found))
-    return int(broken > 0)
-
-
-def row(walked: Walked) -> str:
-    cut = "  CUT: not all was walked" if walked.cut else ""
-    paths = f"{walked.paths:12}" if walked.paths < 10**12 else f"{walked.paths:12.1e}"
-    return (
-        f"{walked.world[:60]:<60} {walked.faults:6} {paths} {walked.states:8} {walked.ends:6}"
-        f" {walked.violations:10} {walked.seconds:8.2f}{cut}"
-    )

@@ -3,7 +3,7 @@ lose, or apply and then lose the answer of."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
@@ -17,8 +17,11 @@ from coordinator.store.port import (
     Derived,
     Doc,
     Guarded,
+    Indefinite,
     Query,
     Stored,
+    StoreError,
+    StoreFull,
     Written,
     partition_of,
 )
@@ -63,14 +66,15 @@ class Shelf(MemoryStore):
 
 
 class Answer(NamedTuple):
-    """`key` stands for the value when two answers are compared. No value: nobody knows if it was applied."""
+    """`key` stands for the value when two answers are compared."""
 
     key: Hashable
     value: Any = None
-    known: bool = True
+    trouble: Callable[[], StoreError] | None = None
 
 
-UNKNOWN = Answer("unknown", known=False)
+UNKNOWN = Answer("unknown", trouble=lambda: Indefinite("nobody knows if it was applied"))
+FULL = Answer("full", trouble=lambda: StoreFull("there is no room"))
 
 
 @dataclass(eq=False, slots=True)
@@ -187,6 +191,7 @@ class Port:
 class Fate(StrEnum):
     APPLIED = "applied"
     LOST = "lost"
+    REFUSED = "refused for want of room"
     UNHEARD = "applied, its answer lost"
     LATE = "timed out, still on its way"
     TORN = "torn"

@@ -1,0 +1,191 @@
+"""What can be asked in a small world: of the real handlers and loops. Everything that a term is named by is known
+before it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from coordinator.context import Context
+from coordinator.handlers import actions, budgets, claims, factories, terms
+from coordinator.loops.reaper import Reaper
+from coordinator.loops.sweeper import Sweeper
+from coordinator.transact import Applied
+from schemas import ids
+from schemas.base import Schema
+from schemas.ids import JobKey
+from schemas.job import Engine, Outcome, Result
+from schemas.messages import (
+    CheckpointRequest,
+    ClaimRequest,
+    HeartbeatRequest,
+    HelloRequest,
+    ReleaseRequest,
+    RenewRequest,
+    ReportRequest,
+    StartRequest,
+)
+
+PRODUCT = "shop"
+OPERATOR = "operator:ann"
+
+Doc = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`at`: the coordinator that is asked. `op_id`: that of the event that it leaves. `after`: begun only then."""
+
+    name: str
+    at: int
+    act: Callable[[Context], Awaitable[Schema | Doc | None]]
+    who: str = "coordinator"
+    op: str | None = None
+    message: Doc = field(default_factory=dict)
+    op_id: str | None = None
+    after: tuple[str, ...] = ()
+
+    def to(self, at: int) -> Operation:
+        return replace(self, at=at)
+
+    def asked(self, ask: int) -> Doc:
+        """What a history records of asking it."""
+        return {"ask": ask, "op": self.op, "over": "direct", "to": f"c{self.at + 1}", "message": self.message}
+
+    def then(self, *after: str) -> Operation:
+        return replace(self, after=after)
+
+
+def job_key(name: str) -> JobKey:
+    return JobKey(PRODUCT, ids.job_id_for(PRODUCT, name))
+
+
+def _factory(factory: str, session_no: int = 1) -> Doc:
+    return {"factory_id": factory, "session_id": f"s{session_no}"}
+
+
+def _term(factory: str, job: str, epoch: int, session_no: int) -> Doc:
+    key = job_key(job)
+    return {
+        **_factory(factory, session_no),
+        "ask_no": 5,
+        "product_id": key.product_id,
+        "job_id": key.job_id,
+        "lease_epoch": epoch,
+    }
+
+
+def _said(request: Any, name: str, at: int, handler: Callable[[Context, Any], Awaitable[Any]], op: str) -> Operation:
+    return Operation(
+        f"{name} by {request.factory_id}",
+        at,
+        lambda ctx: handler(ctx, request),
+        f"factory:{request.factory_id}",
+        op,
+        request.to_doc(),
+    )
+
+
+def claim(at: int, factory: str = "f1", request: str = "r2", job: str | None = "one", session_no: int = 1) -> Operation:
+    """Of one named job, or (None) of whatever is best."""
+    named = {"product_id": PRODUCT, "job_id": job_key(job).job_id} if job else {}
+    ask = ClaimRequest(**_factory(factory, session_no), session_no=session_no, ask_no=4, request_id=request, **named)
+    op_id = ids.claim_op(factory, session_no, f"s{session_no}", request)
+    name = f"claim of {job or 'the best'}"
+    return replace(_said(ask, name, at, claims.claim, "claim"), op_id=op_id)
+
+
+def renew(at: int, factory: str = "f1", job: str = "one", epoch: int = 1) -> Operation:
+    return _said(RenewRequest(**_term(factory, job, epoch, 1)), "renew", at, terms.renew, "renew")
+
+
+def start(at: int, factory: str = "f1", job: str = "one", epoch: int = 1) -> Operation:
+    request = StartRequest(**_term(factory, job, epoch, 1))
+    return replace(_said(request, "start", at, terms.start, "start"), op_id=ids.start_op(request.job_id, epoch))
+
+
+def report(
+    at: int,
+    factory: str = "f1",
+    job: str = "one",
+    epoch: int = 1,
+    session_no: int = 1,
+    outcome: Outcome = Outcome.OK,
+) -> Operation:
+    request = ReportRequest(**_term(factory, job, epoch, session_no), result=Result(outcome=outcome))
+    said = _said(request, f"report {outcome} of session {session_no}", at, terms.report, "report")
+    return replace(said, op_id=ids.end_op(request.job_id, epoch))
+
+
+def checkpoint(at: int, factory: str = "f1", job: str = "one", epoch: int = 1, number: int = 1) -> Operation:
+    pushed = {"number": number, "ref": "refs/gigafactory/x/1", "commit": "a" * 40}
+    request = CheckpointRequest(**_term(factory, job, epoch, 1), **pushed)
+    op_id = ids.checkpoint_op(request.job_id, epoch, number)
+    return replace(_said(request, f"checkpoint {number}", at, terms.checkpoint, "checkpoint"), op_id=op_id)
+
+
+def release(at: int, factory: str = "f1", job: str = "one", epoch: int = 1) -> Operation:
+    request = ReleaseRequest(**_term(factory, job, epoch, 1))
+    return replace(_said(request, "release", at, terms.release, "release"), op_id=ids.end_op(request.job_id, epoch))
+
+
+def hello(at: int, factory: str = "f1", session_no: int = 2) -> Operation:
+    request = HelloRequest(**_hello(factory, session_no), takeover=True)
+    return _said(request, f"hello of session {session_no}", at, factories.hello, "hello")
+
+
+def _hello(factory: str, session_no: int) -> Doc:
+    return {
+        **_factory(factory, session_no), "session_no": session_no, "ask_no": 1, "seat_limit": 2,
+        "engines": (Engine.SHELL,),
+    }  # fmt: skip
+
+
+def heartbeat(at: int, factory: str = "f1", ask_no: int = 6) -> Operation:
+    """One that names no term."""
+    request = HeartbeatRequest(**_factory(factory), session_no=1, ask_no=ask_no, seat_limit=2)
+    return _said(request, f"heartbeat {ask_no}", at, factories.heartbeat, "heartbeat")
+
+
+def act(at: int, action: str = "cancel", job: str = "one", key: str = "k1") -> Operation:
+    """A preempt is one of the first term."""
+    job_ = job_key(job)
+    epoch = 1 if action == "preempt" else None
+
+    async def asked(ctx: Context) -> Doc:
+        return _done(await actions.act(ctx, job_, action, OPERATOR, key, lease_epoch=epoch))
+
+    message = {"productId": PRODUCT, "jobId": job_.job_id, "action": action, "idempotencyKey": key}
+    return Operation(action, at, asked, OPERATOR, "act", message, ids.action_op(action, OPERATOR, key))
+
+
+def _done(applied: Applied) -> Doc:
+    return {
+        "jobId": applied.job.id,
+        "stage": applied.event.to_stage,
+        "opId": applied.event.op_id,
+        "repeated": applied.repeated,
+    }
+
+
+def pause(at: int) -> Operation:
+    async def asked(ctx: Context) -> Schema:
+        return await budgets.set_paused(ctx, PRODUCT, paused=True)
+
+    return Operation("pause", at, asked, OPERATOR, "pause", {"productId": PRODUCT, "paused": True})
+
+
+def reap(at: int) -> Operation:
+    async def run(ctx: Context) -> None:
+        await Reaper(ctx).run_once(ctx.clock.now())
+
+    return Operation("reap", at, run)
+
+
+def sweep(at: int) -> Operation:
+    async def run(ctx: Context) -> None:
+        await Sweeper(ctx).run_once(ctx.clock.now())
+
+    return Operation("sweep", at, run)
