@@ -131,7 +131,7 @@ def test_waiting_ends_when_all_are_shipped(shell: Shell, holder: Holder, operato
     shell.write("job.md", manifest(verify="true", idempotencyKey="k"))
     waiting = shell.begin("submit", "job.md", "--wait")
     until(lambda: "queued" in shell.out())
-    holder.report(holder.claim(shell.out().split()[0]))
+    holder.report(holder.claim(shell.out().split()[0]), verify=[{"command": "true", "rc": 0}])
     assert waiting.wait(20) == 0
     assert shell.out().splitlines()[-1].split()[1] == "shipped"
 
