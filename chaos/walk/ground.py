@@ -10,10 +10,10 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from chaos.history import Record
-from chaos.walk.operations import OPERATOR, PRODUCT, Doc, Operation, act, claim, hello, start
+from chaos.walk.operations import PRODUCT, Doc, Operation, act, claim, hello, start, submit
 from chaos.walk.shelf import Shelf, finished
 from coordinator.context import Context, make_context
-from coordinator.handlers import factories, intake
+from coordinator.handlers import factories
 from coordinator.store.port import EVENTS, FACTORIES, JOBS, Indefinite, Store
 from runtime.clock import EPOCH
 from runtime.entropy import Entropy
@@ -23,7 +23,6 @@ from schemas.base import Schema
 from schemas.factory import FactoryDoc
 from schemas.ids import JobKey
 from schemas.job import Job
-from schemas.manifest import parse_manifest
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def lay(ground: Ground, *, atomic_then: bool) -> Laid:
         records.append(Record(0.0, "enrolled", "world", said))
         ask(hello(0, factory, 1))
     for name in ground.jobs:
-        ask(_submit(name, ground))
+        ask(submit(0, name, lock=ground.lock, budget="{usd: 3}" if ground.budgets else None))
     for name in ground.held:
         ask(claim(0, "f1", f"r-{name}", name))
         if ground.started:
@@ -142,16 +141,3 @@ def _fleet(ground: Ground) -> Record:
 
 def _doc(answer: Schema | Doc | None) -> Doc | None:
     return answer.to_doc() if isinstance(answer, Schema) else answer
-
-
-def _submit(name: str, ground: Ground) -> Operation:
-    keys = {"engine": "shell", "lock": ground.lock, "budget": "{usd: 3}" if ground.budgets else None}
-    front = "".join(f"{key}: {value}\n" for key, value in keys.items() if value)
-    raw = f"---\n{front}---\n{name}\n".encode()
-
-    async def asked(ctx: Context) -> Doc:
-        job = (await intake.submit(ctx, intake.Submission(raw, PRODUCT, name), OPERATOR)).job
-        return {"jobId": job.id, "stage": str(job.stage), "opId": ids.submit_op(name), "repeated": False}
-
-    message = {"productId": PRODUCT, "idempotencyKey": name, "manifestSha256": parse_manifest(raw).sha256}
-    return Operation(f"submit {name}", 0, asked, OPERATOR, "submit", message)

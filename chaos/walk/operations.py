@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordinator.context import Context
-from coordinator.handlers import actions, budgets, claims, factories, terms
+from coordinator.handlers import actions, budgets, claims, factories, intake, terms
 from coordinator.loops.reaper import Reaper
 from coordinator.loops.sweeper import Sweeper
 from coordinator.transact import Applied
@@ -17,11 +17,13 @@ from schemas import ids
 from schemas.base import Schema
 from schemas.ids import JobKey
 from schemas.job import Engine, Outcome, Result
+from schemas.manifest import parse_manifest
 from schemas.messages import (
     CheckpointRequest,
     ClaimRequest,
     HeartbeatRequest,
     HelloRequest,
+    Holding,
     ReleaseRequest,
     RenewRequest,
     ReportRequest,
@@ -143,10 +145,23 @@ def _hello(factory: str, session_no: int) -> Doc:
     }  # fmt: skip
 
 
-def heartbeat(at: int, factory: str = "f1", ask_no: int = 6) -> Operation:
-    """One that names no term."""
-    request = HeartbeatRequest(**_factory(factory), session_no=1, ask_no=ask_no, seat_limit=2)
+def heartbeat(at: int, factory: str = "f1", ask_no: int = 6, holds: str | None = None) -> Operation:
+    """One that names the first term of a job, or (None) no term at all."""
+    held = [Holding(product_id=PRODUCT, job_id=job_key(job).job_id, lease_epoch=1) for job in (holds,) if job]
+    request = HeartbeatRequest(**_factory(factory), session_no=1, ask_no=ask_no, seat_limit=2, holding=tuple(held))
     return _said(request, f"heartbeat {ask_no}", at, factories.heartbeat, "heartbeat")
+
+
+def submit(at: int, name: str, body: str = "do it", **keys: str | None) -> Operation:
+    front = "".join(f"{key}: {value}\n" for key, value in {"engine": "shell", **keys}.items() if value)
+    raw = f"---\n{front}---\n{body}\n".encode()
+
+    async def asked(ctx: Context) -> Doc:
+        job = (await intake.submit(ctx, intake.Submission(raw, PRODUCT, name), OPERATOR)).job
+        return {"jobId": job.id, "stage": str(job.stage), "opId": ids.submit_op(name), "repeated": False}
+
+    message = {"productId": PRODUCT, "idempotencyKey": name, "manifestSha256": parse_manifest(raw).sha256}
+    return Operation(f"submit of {name} ({body})", at, asked, OPERATOR, "submit", message)
 
 
 def act(at: int, action: str = "cancel", job: str = "one", key: str = "k1") -> Operation:

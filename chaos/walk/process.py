@@ -40,7 +40,9 @@ Begin = Callable[[], list[Callable[[], Work]]]
 
 @dataclass(eq=False)
 class Node:
-    """A state of one coordinator: what each of its operations waits for, or came to."""
+    """A state of one coordinator: what each of its operations waits for, or came to. `wrongs`: what it logged so far
+    that it should never have to.
+    """
 
     number: int
     parent: tuple[Node, int, Answer] | None
@@ -173,7 +175,7 @@ class Process:
         if child is None:
             results = tuple(result or DEAD for result in node.results)
             self._count += 1
-            child = Node(self._count, None, node.depth + 1, (None,) * len(results), results)
+            child = Node(self._count, None, node.depth + 1, (None,) * len(results), results, node.wrongs)
             node.children["dead"] = child
         return child
 
@@ -185,7 +187,8 @@ class Process:
     def _node(self, parent: tuple[Node, int, Answer] | None, running: _Running) -> Node:
         self._count += 1
         depth = parent[0].depth + 1 if parent else 0
-        node = Node(self._count, parent, depth, running.pending(), tuple(running.results), contradictions.taken())
+        wrongs = (*(parent[0].wrongs if parent else ()), *contradictions.taken())
+        node = Node(self._count, parent, depth, running.pending(), tuple(running.results), wrongs)
         self._live[node.number] = running
         if len(self._live) > LIVE_MAX:
             self._live.pop(next(iter(self._live))).close()

@@ -16,7 +16,7 @@ from chaos.walk import laws, verdict
 from chaos.walk.ground import lay
 from chaos.walk.operations import Operation, job_key
 from chaos.walk.process import BEGIN, BEGUN, Node, Process, Result, Work, by_hand, contradictions
-from chaos.walk.shelf import FULL, UNKNOWN, Answer, Call, Fate, Outcome, Port, Shelf, finished
+from chaos.walk.shelf import CONFLICT, FULL, UNKNOWN, Answer, Call, Fate, Outcome, Port, Shelf, finished
 from chaos.walk.telling import RECOVERED_AFTER_S, Step, told
 from chaos.walk.worlds import Small
 from coordinator.context import Context
@@ -156,11 +156,10 @@ class _Search:
         for after, who, said in self._steps(state):
             stands = False
             after = self._quieted(after)
+            after.came = (state, who, said)
+            self._judge_step(state, after)
             known = layers.setdefault(after.layer, {}).setdefault(after.key(), after)
             known.ways += state.ways
-            if known is after:
-                after.came = (state, who, said)
-                self._judge_step(state, after)
         if state.over:
             self._walked.paths += state.ways
             self._judge_end(state)
@@ -225,11 +224,13 @@ class _Search:
         yield Outcome(Fate.UNHEARD, shelf, UNKNOWN)
         yield Outcome(Fate.LATE, state.shelf, UNKNOWN, flies=True)
         yield Outcome(Fate.DIES, shelf, None)
-        if call.method == "project":
-            for count in range(1, len(call.args[0])):
-                torn = state.shelf.copy()
-                call.first(count).made(torn)
-                yield Outcome(Fate.TORN, self._known(torn), UNKNOWN)
+        if call.method != "project":
+            yield Outcome(Fate.ECHOED, shelf, CONFLICT)
+            return
+        for count in range(1, len(call.args[0])):
+            torn = state.shelf.copy()
+            call.first(count).made(torn)
+            yield Outcome(Fate.TORN, self._known(torn), UNKNOWN)
 
     def _effect(self, shelf: Shelf, process: int, node: int, op: int, call: Call) -> tuple[Answer, Shelf]:
         key = (shelf.number, process, node, op)
@@ -309,7 +310,7 @@ class _Search:
                 self._note(what, after)
 
     def _judge_node(self, node: Node, was: Node, state: State) -> None:
-        for what in node.wrongs:
+        for what in node.wrongs[len(was.wrongs) :]:
             self._note(f"a coordinator contradicts itself: {what}", state)
         for result, before in zip(node.results, was.results, strict=True):
             if result is not before and result is not None and result.kind == "broke":

@@ -22,6 +22,7 @@ from coordinator.store.port import (
     Stored,
     StoreError,
     StoreFull,
+    Verdict,
     Written,
     partition_of,
 )
@@ -74,6 +75,7 @@ class Answer(NamedTuple):
 
 
 UNKNOWN = Answer("unknown", trouble=lambda: Indefinite("nobody knows if it was applied"))
+CONFLICT = Answer(Written(Verdict.CONFLICT), Written(Verdict.CONFLICT))
 FULL = Answer("full", trouble=lambda: StoreFull("there is no room"))
 
 
@@ -193,6 +195,7 @@ class Fate(StrEnum):
     LOST = "lost"
     REFUSED = "refused for want of room"
     UNHEARD = "applied, its answer lost"
+    ECHOED = "applied, then sent again by the client library: a conflict"
     LATE = "timed out, still on its way"
     TORN = "torn"
     DIED = "the coordinator dies before it"

@@ -9,12 +9,17 @@ from chaos.checkers import every
 from chaos.history import Doc, History, Record, Violation
 from schemas.ids import end_op
 
-NOT_AFTER = {"renew": ("expired",), "start": ("expired", "not_started")}
+NOT_AFTER = {
+    "renew": ("expired",),
+    "checkpoint": ("expired",),
+    "heartbeat": ("expired",),
+    "start": ("expired", "not_started"),
+}
 MOVES_ON = ("queued", "assigned")
 
 
 def violations(history: History) -> Iterator[Violation]:
-    own = (_kept_alive, _own_term, _cancelled_stays, _told_of)
+    own = (_kept_alive, _own_term, _missed_rightly, _cancelled_stays, _told_of)
     return chain(every.violations(history), *(law(history) for law in own))
 
 
@@ -28,11 +33,20 @@ def _kept_alive(history: History) -> Iterator[Violation]:
         if event["type"] == "reaped"
     }
     for asked, answered in _answered(history):
-        message, term = asked.data["message"], answered.data["answer"].get("term")
-        cause, at = ended.get((message.get("jobId"), message.get("leaseEpoch")), (None, None))
-        if term and term["leaseLeftS"] > 0 and at == term["now"] and cause in NOT_AFTER.get(asked.data["op"], ()):
-            what = f"its {asked.data['op']} was answered, and in the same moment its term was ended as {cause}"
-            yield Violation("kept_alive", what, (asked, answered))
+        for term, left_s, now in _lives(asked, answered):
+            cause, at = ended.get(term, (None, None))
+            if left_s > 0 and at == now and cause in NOT_AFTER.get(asked.data["op"], ()):
+                what = f"its {asked.data['op']} was answered, and in the same moment its term was ended as {cause}"
+                yield Violation("kept_alive", what, (asked, answered))
+
+
+def _lives(asked: Record, answered: Record) -> Iterator[tuple[tuple[str, int], float, str]]:
+    """The terms that an answer says are alive: which, how long, and when that was."""
+    message, answer = asked.data["message"], answered.data["answer"]
+    named = [{**message, **answer}] if "leaseEpoch" in message else answer.get("terms", ())
+    for one in named:
+        if one.get("term"):
+            yield (one["jobId"], one["leaseEpoch"]), one["term"]["leaseLeftS"], one["term"]["now"]
 
 
 def _answered(history: History) -> Iterator[tuple[Record, Record]]:
@@ -45,6 +59,20 @@ def _own_term(history: History) -> Iterator[Violation]:
     for event in history.documents["fleet_events"]:
         if event["type"] in ("reported", "released") and event["opId"] != end_op(event["jobId"], event["leaseEpoch"]):
             yield Violation("own_term", f"term {event['leaseEpoch']} was ended by {event['opId']}")
+
+
+def _missed_rightly(history: History) -> Iterator[Violation]:
+    """Only a heartbeat that was asked after a claim can miss its grant."""
+    asks = [record.data for record in history.of("asked")]
+    beats = [ask["message"]["askNo"] for ask in asks if ask["op"] == "heartbeat"]
+    claims = {ask["message"]["requestId"]: ask["message"]["askNo"] for ask in asks if ask["op"] == "claim"}
+    claimed = {}
+    for event in _in_order(history):
+        if event["type"] == "claimed":
+            claimed[event["jobId"]] = claims[event["data"]["requestId"]]
+        missed = event["data"].get("cause") == "missing"
+        if missed and all(beat < claimed[event["jobId"]] for beat in beats):
+            yield Violation("missed_rightly", f"{event['id']}: no heartbeat came after its claim")
 
 
 def _cancelled_stays(history: History) -> Iterator[Violation]:

@@ -21,6 +21,7 @@ from chaos.walk.operations import (
     renew,
     report,
     start,
+    submit,
     sweep,
 )
 from coordinator.store.port import FACTORIES
@@ -59,6 +60,7 @@ class Small:
         return max(operation.at for operation in self.operations) + 1
 
 
+EMPTY = Ground(ALIVE_S, jobs=())
 QUEUED = Ground(ALIVE_S)
 TWO_BEHIND_A_LOCK = Ground(ALIVE_S, jobs=("one", "two"), lock="l")
 ONE_HOLDS_THE_LOCK = Ground(EXPIRED_S, jobs=("one", "two"), lock="l", held=("one",))
@@ -103,6 +105,12 @@ PAIRS: tuple[Small, ...] = (
     Small("cancel vs preempt", ALIVE, (act(0), act(1, "preempt", key="k2")), faults=2, deeper=3),
     Small("pause vs claim", RICH, (pause(0), claim(1)), faults=2, deeper=3),
     Small("heartbeat vs claim", QUEUED, (heartbeat(0, ask_no=6), claim(1)), moves=frozenset({FACTORIES})),
+    Small("old heartbeat vs claim", QUEUED, (heartbeat(0, ask_no=3), claim(1)), moves=frozenset({FACTORIES})),
+    Small("heartbeat vs reap", EXPIRED, (heartbeat(0, holds="one"), reap(1)), moves=frozenset({FACTORIES})),
+    Small("submit vs its repeat elsewhere", EMPTY, (submit(0, "one"), submit(1, "one")), faults=2, deeper=3),
+    Small(
+        "submit vs another under its key", EMPTY, (submit(0, "one"), submit(1, "one", "do that")), faults=2, deeper=3
+    ),
 )
 
 THREES: tuple[Small, ...] = (

@@ -13,6 +13,7 @@ from chaos.walk.shelf import Call, Shelf
 from coordinator import leases
 from coordinator.domain import job as rules
 from coordinator.domain import lease as lease_rules
+from coordinator.handlers import factories
 from coordinator.store.port import ABSENT, LEASES, Derived, Guarded, Written
 from coordinator.transact import Transactor
 from schemas.errors import ErrorCode, FleetError
@@ -174,6 +175,21 @@ def answers_never_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.transact._unresolved", lambda key: refused)
 
 
+def any_heartbeat_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was asked before a claim reports its grant missing."""
+    monkeypatch.setattr(factories, "is_missing", lambda job, heartbeat: True)
+
+
+def conflict_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conflict is taken for another's doing, though a client library that sends again makes one of our own write."""
+    monkeypatch.setattr(Transactor, "_pause", _gives_up)
+
+
+async def _gives_up(transactor: Transactor, tries: int, trouble: Any = None) -> None:
+    if trouble is None:
+        raise FleetError(ErrorCode.CONFLICT, "somebody else was first")
+
+
 Broken = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -195,6 +211,8 @@ Broken = Callable[[pytest.MonkeyPatch], None]
         (no_session_check, "report vs another session's", 0, "the holder was ('f1', 's1')"),
         (no_epoch_check, "reap, then claim vs the old report", 0, "was ended by"),
         (projection_overwrites, "sweep vs reap", 0, "the closed lease"),
+        (any_heartbeat_misses, "old heartbeat vs claim", 0, "no heartbeat came after its claim"),
+        (conflict_is_believed, "cancel vs claim", 1, "was refused each time"),
         (answers_never_in_doubt, "cancel vs claim", 1, "was refused each time"),
     ],
 )
