@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from chaos.checkers import (
+    budgets,
+    bus_holds_no_truth,
+    capability,
     fencing,
     locks,
     nothing_lost,
     one_engine,
     one_holder,
+    recovery,
     retry_safe,
     rising_terms,
     truth,
     whole_history,
+    work_kept,
 )
 from chaos.history import History, Violation
 
@@ -26,9 +31,14 @@ CHECKERS: dict[str, Check] = {
         rising_terms,
         fencing,
         nothing_lost,
+        recovery,
         whole_history,
         retry_safe,
+        bus_holds_no_truth,
         locks,
+        budgets,
+        capability,
+        work_kept,
         one_engine,
         truth,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from chaos.checkers.view import ENDS, Ask, Session, TermKey, View, view_of
+from chaos.checkers.view import ENDS, Ask, TermKey, View, view_of
 from chaos.history import History, Record, Violation
 
 NAME = "locks"
@@ -65,20 +65,11 @@ def _by_certain_holds(view: View, lock_of: dict[str, Lock]) -> Iterator[Violatio
 def _last_proofs(view: View, lock_of: dict[str, Lock]) -> dict[TermKey, Ask]:
     """The last ask of each term that shows it open: one that was answered with the term's times, or the end's first."""
     last: dict[TermKey, Ask] = {}
-    ends: dict[tuple[TermKey, Session], Ask] = {}
     for op in ("start", "renew", "checkpoint", "report", "release"):
         for ask in view.asks_of[op]:
             key = ask.message["jobId"], ask.message["leaseEpoch"]
-            if key not in view.told_of or key[0] not in lock_of:
-                continue
-            if op in ("report", "release"):
-                first = ends.setdefault((key, ask.session), ask)
-                proof = min(first, ask, key=lambda one: one.index)
-                ends[key, ask.session] = proof
-                if not ask.done:
-                    continue
-            else:
-                proof = ask
-            if ask.done and (key not in last or last[key].index < proof.index):
-                last[key] = proof
+            if ask.done and key in view.told_of and key[0] in lock_of:
+                proof = view.ends_of[key, ask.session][0] if op in ("report", "release") else ask
+                if key not in last or last[key].index < proof.index:
+                    last[key] = proof
     return last

@@ -1,9 +1,7 @@
 """Promise 15: the engines of one job never overlap, but for early recoveries, and then for at most the lease TTL.
 
-Decides from when engines began and ended in true time. An overlap is legal where the older term was ended because of
-a newer session of its factory while that process lived, or at the deadline of a stop that its holder had not heard of;
-`expired` may hide either, since another coordinator may finish what was begun, so it counts as one where there was a
-newer session or a stop. Each is for at most the TTL.
+Decides from when engines began and ended in true time. An overlap is legal where the older term was recovered early
+from a holder that could not know (see `early`), and then for at most the TTL.
 Silent about whether the engine of an early recovered term did harm: that is promises 3 and 14.
 """
 
@@ -14,14 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
-from chaos.checkers.view import Term, View, in_order, view_of
+from chaos.checkers.early import DRIFT, recovered_early
+from chaos.checkers.view import View, in_order, view_of
 from chaos.history import History, Record, Violation
 
 NAME = "one_engine"
-
-DRIFT = 0.01
-DIES_S = 2.0  # from a process' death to its engine's
-HEARS_S = 3.0  # from when a stop's deadline is over until its engine must be
 
 
 @dataclass(slots=True)
@@ -80,51 +75,7 @@ def _overlap(job_id: str, first: _Engine, second: _Engine) -> Violation:
 
 
 def _legal(view: View, job_id: str, first: _Engine, second: _Engine, length_s: float) -> bool:
-    """Whether the older term was recovered early from a holder that lived and could not know."""
     if first.epoch == second.epoch or length_s > view.timer("leaseTtlS", 60.0) * (1 + DRIFT):
         return False
-    old = min(first, second, key=lambda one: one.epoch)
-    term = view.terms.get((job_id, old.epoch))
-    if term is None:
-        return not view.stored
-    if term.cause in ("session_gone", "expired") and _superseded(view, term, second.begun.at):
-        return True
-    return term.cause in ("stop_deadline", "expired") and _stopped_unheard(view, term)
-
-
-def _superseded(view: View, term: Term, at: float) -> bool:
-    """A newer session of the factory was opened while the older one's process lived."""
-    life = view.life_of(term.session)
-    if life is not None and life.over + DIES_S < at:
-        return False
-    return any(
-        ask.session[0] == term.session[0] and ask.session != term.session and ask.record.at <= at
-        for ask in view.asks_of["hello"]
-    )
-
-
-def _stopped_unheard(view: View, term: Term) -> bool:
-    stops = [
-        event
-        for event in view.events[term.job_id]
-        if event["type"] == "stop_requested" and event["leaseEpoch"] == term.epoch
-    ]
-    if not stops:
-        return False
-    ended = view.seen_event(term.end)
-    heard = _heard_stop(view, term)
-    return heard is None or ended is None or heard + HEARS_S > ended[1].at
-
-
-def _heard_stop(view: View, term: Term) -> float | None:
-    """By when the holder, having been told, must have ended its engine."""
-    by: list[float] = []
-    for ask in view.asks:
-        answer = ask.answer
-        if answer is None or ask.end is None or ask.session != term.session:
-            continue
-        about = [one for one in answer.get("terms") or () if (one["jobId"], one["leaseEpoch"]) == term.key]
-        if ask.op in ("start", "renew", "checkpoint"):
-            about += [answer] if (ask.message["jobId"], ask.message["leaseEpoch"]) == term.key else []
-        by += [ask.end.at + one["stop"]["byS"] for one in about if one.get("stop")]
-    return min(by, default=None)
+    term = view.terms.get((job_id, min(first.epoch, second.epoch)))
+    return not view.stored if term is None else recovered_early(view, term, second.begun.at)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from chaos.history import Doc, History, Record
 from schemas import ids
 from schemas.errors import ERRORS, ErrorCode
+from schemas.factory import REST_SESSION
 from schemas.ids import LEDGER_ID
 
 TermKey = tuple[str, int]
@@ -25,6 +26,10 @@ Span = tuple[float, float]
 
 ENDS = frozenset({"reported", "released", "reaped"})
 HOLDERS_EVENTS = frozenset({"started", "checkpointed", "reported", "released"})
+NETWORKS = frozenset({"bus", "rest"})
+ANSWERS_S = 6.0  # how much longer than a fault a call that it hit may wait for its answer
+LANDS_S = 16.0  # how much later than a fault what it held up may still arrive
+QUIET_S = 10.0  # without any fault, whatever was under way is over after this
 INDEFINITE = frozenset(str(code) for code, spec in ERRORS.items() if not spec.definite)
 FENCED = str(ErrorCode.FENCED)
 
@@ -46,7 +51,7 @@ class Ask:
 
     @property
     def session(self) -> Session:
-        return self.message.get("factoryId", ""), self.message.get("sessionId", "rest")
+        return self.message.get("factoryId", ""), self.message.get("sessionId", REST_SESSION)
 
     @property
     def shown(self) -> tuple[Record, ...]:
@@ -193,7 +198,6 @@ class View:
         self.leases: dict[str, Doc] = {doc["id"]: doc for doc in history.documents.get("fleet_leases", ())}
         self._by_op: dict[tuple[str, str], list[Doc]] = defaultdict(list)
         self._read_documents()
-        self._free: dict[str | None, list[Span]] = {}
 
     # -- records --
 
@@ -279,6 +283,50 @@ class View:
         lives = self.lives.get(who) or []
         return next((one for one in reversed(lives) if number is None or one.number == number), None)
 
+    @cached_property
+    def ends_of(self) -> dict[tuple[TermKey, Session], list[Ask]]:
+        """A holder's reports and releases, by term."""
+        found: dict[tuple[TermKey, Session], list[Ask]] = defaultdict(list)
+        for op in ("report", "release"):
+            for ask in self.asks_of[op]:
+                found[(ask.message["jobId"], ask.message["leaseEpoch"]), ask.session].append(ask)
+        for asks in found.values():
+            asks.sort(key=lambda ask: ask.index)
+        return found
+
+    @cached_property
+    def asks_by_session(self) -> dict[Session, list[Ask]]:
+        found: dict[Session, list[Ask]] = defaultdict(list)
+        for ask in self.asks:
+            found[ask.session].append(ask)
+        return found
+
+    @cached_property
+    def first_asked(self) -> dict[tuple[Session, str], Ask]:
+        """By session and requestId of a claim, along with a report or alone."""
+        found: dict[tuple[Session, str], Ask] = {}
+        for ask in self.asks:
+            asked = ask.message if ask.op == "claim" else ask.message.get("next") if ask.op == "report" else None
+            if asked:
+                found.setdefault((ask.session, str(asked["requestId"])), ask)
+        return found
+
+    @cached_property
+    def sessions_of(self) -> dict[tuple[str, int], list[Session]]:
+        """By process and life. The session of those that open none is of no life."""
+        found: dict[tuple[str, int], list[Session]] = defaultdict(list)
+        for session, life in self._life_of.items():
+            if session[1] != REST_SESSION:
+                found[life.who, life.number].append(session)
+        return found
+
+    @cached_property
+    def terms_by_session(self) -> dict[Session, list[Term]]:
+        found: dict[Session, list[Term]] = defaultdict(list)
+        for term in self.terms.values():
+            found[term.session].append(term)
+        return found
+
     def life_of(self, session: Session) -> Life | None:
         """The process whose session it is: the first that spoke under it. A later one only delivers its reports."""
         return self._life_of.get(session)
@@ -340,6 +388,10 @@ class View:
         found = (self.seen_event(event) for event in events)
         return tuple(one[1] for one in found if one is not None)
 
+    def seen_claim(self, grant: Doc) -> tuple[int, Record] | None:
+        term = self.terms.get((grant["jobId"], grant["leaseEpoch"]))
+        return self.seen_event(term.claimed) if term is not None else None
+
     def span_of(self, term: Term) -> Span | None:
         """When the term was open; None where that was not seen."""
         begun, ended = self.seen_event(term.claimed), self.seen_event(term.end)
@@ -350,36 +402,36 @@ class View:
     def timer(self, name: str, default: float) -> float:
         return float(self.timers.get(name, default))
 
-    def free(self, factory: str | None = None) -> list[Span]:
-        """When one coordinator was there without a break, and nothing but other factories was in trouble.
-
-        Spans of different coordinators may overlap; each is one coordinator's.
+    @cached_property
+    def working(self) -> list[Span]:
+        """When one coordinator did its work: it was up and ran, and its way to the store was good. One span is one
+        coordinator's; those of several may overlap.
         """
-        if factory not in self._free:
-            blocked = merged((one.begun, one.over) for one in self.troubles if self._hits(one.on, factory))
-            spans: list[Span] = []
-            for who, lives in self.lives.items():
-                if who.startswith("coordinator:"):
-                    for life in lives:
-                        paused = [(begun.at, over) for begun, over in life.paused()]
-                        whole = (life.up.at, min(life.over, self.over_at))
-                        spans += without(whole, merged([*blocked, *paused]))
-            self._free[factory] = sorted(spans)
-        return self._free[factory]
+        spans: list[Span] = []
+        for who, lives in self.lives.items():
+            if who.startswith("coordinator:"):
+                bad = [(one.begun, one.over + ANSWERS_S) for one in self.troubles if self._hinders(one.on, who)]
+                for life in lives:
+                    paused = [(begun.at, over) for begun, over in life.paused()]
+                    spans += without((life.up.at, min(life.over, self.over_at)), merged([*bad, *paused]))
+        return sorted(spans)
 
-    def _hits(self, on: str, factory: str | None) -> bool:
-        """Faults of one factory are no trouble for the others."""
-        name = on.removeprefix("factory:") if on.startswith("factory:") or f"factory:{on}" in self.lives else None
-        return name is None or name == factory
+    def _hinders(self, on: str, coordinator: str) -> bool:
+        """Faults of the network or of other processes keep no coordinator from its own loops."""
+        return on == coordinator or not (on in NETWORKS or on.startswith("coordinator:") or self.is_factory(on))
 
-    def calm_for(self, begun: float, over: float, length: float, factory: str | None = None) -> Span | None:
-        """The first stretch of that length within [begun, over] in which nothing was in trouble."""
-        spans = self.free(factory)
-        for low, high in spans:
-            low = max(low, begun)
-            if min(high, over) - low >= length:
-                return low, low + length
-        return None
+    def is_factory(self, on: str) -> bool:
+        return on.startswith("factory:") or f"factory:{on}" in self.lives
+
+    def settled_by(self, at: float) -> float:
+        """From when on nothing can be under way any more that was at `at`: a quiet while has passed."""
+        for low, high in self.unrest:
+            if high < at:
+                continue
+            if low >= at + QUIET_S:
+                break
+            at = max(at, high)
+        return at + QUIET_S
 
     def all_calm(self, begun: float, over: float) -> bool:
         """Whether no fault at all lay in [begun, over], and no coordinator was paused or went down or came up."""
@@ -388,13 +440,13 @@ class View:
 
     @cached_property
     def unrest(self) -> list[Span]:
-        """Every fault, and every coordinator's pauses, beginning and end."""
-        spans = [(one.begun, one.over) for one in self.troubles]
+        """Every fault, until what it delayed has landed; and every coordinator's pauses, beginning and end."""
+        spans = [(one.begun, one.over + LANDS_S) for one in self.troubles]
         for who, lives in self.lives.items():
             if who.startswith("coordinator:"):
                 for life in lives:
                     spans += [(begun.at, over) for begun, over in life.paused()]
-                    spans += [(one.at, one.at) for one in (life.up, life.down) if one is not None]
+                    spans += [(one.at, one.at + LANDS_S) for one in (life.up, life.down) if one is not None]
         return merged(spans)
 
 
@@ -427,12 +479,6 @@ def without(whole: Span, holes: list[Span]) -> list[Span]:
     if low < high:
         left.append((low, high))
     return left
-
-
-def covers(spans: list[Span], at: float) -> bool:
-    """Whether a moment lies in one of the merged spans."""
-    place = bisect_right(spans, (at, inf)) - 1
-    return place >= 0 and spans[place][0] <= at <= spans[place][1]
 
 
 _last: tuple[weakref.ref[History], int, View] | None = None

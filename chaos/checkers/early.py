@@ -1,0 +1,58 @@
+"""Which terms were recovered early (promise 15) from a holder that lived and could not know of it.
+
+By a newer session of its factory, or at the deadline of a stop that it had not heard of. `expired` may hide either,
+since another coordinator may finish what was begun, so it counts as one where there was a newer session or a stop.
+"""
+
+from __future__ import annotations
+
+from chaos.checkers.view import Term, View
+
+DRIFT = 0.01
+DIES_S = 2.0  # from a process' death to its engine's
+HEARS_S = 3.0  # from when a stop's deadline is over until its engine must be
+
+
+def recovered_early(view: View, term: Term, at: float) -> bool:
+    """Whether at `at` its holder could still take itself for one."""
+    if term.cause in ("session_gone", "expired") and _superseded(view, term, at):
+        return True
+    return term.cause in ("stop_deadline", "expired") and _stopped_unheard(view, term)
+
+
+def _superseded(view: View, term: Term, at: float) -> bool:
+    """A newer session of the factory was opened while the older one's process lived."""
+    life = view.life_of(term.session)
+    if life is not None and life.over + DIES_S < at:
+        return False
+    return any(
+        ask.session[0] == term.session[0] and ask.session != term.session and ask.record.at <= at
+        for ask in view.asks_of["hello"]
+    )
+
+
+def _stopped_unheard(view: View, term: Term) -> bool:
+    stops = [
+        event
+        for event in view.events[term.job_id]
+        if event["type"] == "stop_requested" and event["leaseEpoch"] == term.epoch
+    ]
+    if not stops:
+        return False
+    ended = view.seen_event(term.end)
+    heard = _heard_stop(view, term)
+    return heard is None or ended is None or heard + HEARS_S > ended[1].at
+
+
+def _heard_stop(view: View, term: Term) -> float | None:
+    """By when the holder, having been told, must have ended its engine."""
+    by: list[float] = []
+    for ask in view.asks:
+        answer = ask.answer
+        if answer is None or ask.end is None or ask.session != term.session:
+            continue
+        about = [one for one in answer.get("terms") or () if (one["jobId"], one["leaseEpoch"]) == term.key]
+        if ask.op in ("start", "renew", "checkpoint"):
+            about += [answer] if (ask.message["jobId"], ask.message["leaseEpoch"]) == term.key else []
+        by += [ask.end.at + one["stop"]["byS"] for one in about if one.get("stop")]
+    return min(by, default=None)
