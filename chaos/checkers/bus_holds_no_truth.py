@@ -71,9 +71,10 @@ def _unheard(view: View, outage: Trouble, life: Life) -> Iterator[Violation]:
     """Nothing that it asked over REST, and that was not to wait, was answered while the outage lasted."""
     if life.over <= outage.begun or any(_meet(one, outage) for one in view.troubles if one.on == life.who):
         return
-    if not any(low <= outage.begun and min(outage.over, life.over) <= high for low, high in view.working):
-        return
-    last = min(outage.over, life.over, view.over_at) - ANSWERS_S
+    over = min(outage.over, life.over, view.over_at)
+    if sum(low <= outage.begun and over <= high for low, high in view.working) < view.coordinators:
+        return  # a balancer may lead to the one that is down
+    last = over - ANSWERS_S
     asks: list[Ask] = []
     for session in view.sessions_of.get((life.who, life.number), ()):
         for ask in view.asks_by_session[session]:

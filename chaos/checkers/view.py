@@ -302,6 +302,20 @@ class View:
         return found
 
     @cached_property
+    def terms_by_factory(self) -> dict[str, list[Term]]:
+        found: dict[str, list[Term]] = defaultdict(list)
+        for term in self.terms.values():
+            found[term.session[0]].append(term)
+        return found
+
+    @cached_property
+    def told_by_session(self) -> dict[Session, list[Told]]:
+        found: dict[Session, list[Told]] = defaultdict(list)
+        for told in self.told:
+            found[told.ask.session].append(told)
+        return found
+
+    @cached_property
     def first_asked(self) -> dict[tuple[Session, str], Ask]:
         """By session and requestId of a claim, along with a report or alone."""
         found: dict[tuple[Session, str], Ask] = {}
@@ -415,6 +429,10 @@ class View:
                     paused = [(begun.at, over) for begun, over in life.paused()]
                     spans += without((life.up.at, min(life.over, self.over_at)), merged([*bad, *paused]))
         return sorted(spans)
+
+    @property
+    def coordinators(self) -> int:
+        return sum(who.startswith("coordinator:") for who in self.lives)
 
     def _hinders(self, on: str, coordinator: str) -> bool:
         """Faults of the network or of other processes keep no coordinator from its own loops."""
