@@ -19,7 +19,7 @@ from chaos.history import Doc, History, Record, Violation
 
 NAME = "no_idle_match"
 
-N_S = 10.0
+N_S = 6.0
 MADE_UP_FOR_S = 16.0  # after trouble: late writes have landed, who was not heard of is, indexes are read anew
 JOINS_S = 5.0  # from the answer to its hello until a factory asks and listens
 GIVES_UP_S = 15.0  # from when a claim was not answered until its seat is free again

@@ -19,8 +19,8 @@ from chaos.history import Doc, History, Record, Violation
 NAME = "recovery"
 
 DRIFT = 0.01
-LATE_S = 5.0  # how long a message may be on its way
-PASS_S = 3.0  # how long a reaper may take for one pass
+LATE_S = 2.0  # how long a message may be on its way, though all that its sender knew of was over
+PASS_S = 2.0  # how long a reaper may take for one pass
 
 Saved = tuple[str, str] | None
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import chaos.checkers
 from chaos.checkers.every import CHECKERS, violations
 from chaos.history import History
 from tests.unit.chaos.builder import Told, whole_life
@@ -24,9 +25,12 @@ def test_a_history_from_a_file_is_judged_as_the_one_that_was_saved(tmp_path: Pat
     assert [one.what for one in again] == [one.what for one in violations(told.history)]
 
 
-def test_each_checker_has_its_own_file_and_name() -> None:
+def test_each_checker_has_its_own_file_and_name_and_none_is_left_out() -> None:
     for name, check in CHECKERS.items():
         assert check.__module__ == f"chaos.checkers.{name}"
+    assert chaos.checkers.__file__ is not None
+    files = {path.stem for path in Path(chaos.checkers.__file__).parent.glob("*.py")}
+    assert set(CHECKERS) == files - {"__init__", "early", "every", "view"}
 
 
 def test_checking_costs_far_less_than_a_simulation_does() -> None:
