@@ -38,7 +38,7 @@ Doc = dict[str, Any]
 
 @dataclass(frozen=True)
 class Operation:
-    """`at`: the coordinator that is asked. `op_id`: that of the event that it leaves. `after`: begun only then."""
+    """`at`: the coordinator that is asked. `op`, `message`: as in a history; None where nobody asks."""
 
     name: str
     at: int
@@ -46,8 +46,6 @@ class Operation:
     who: str = "coordinator"
     op: str | None = None
     message: Doc = field(default_factory=dict)
-    op_id: str | None = None
-    after: tuple[str, ...] = ()
 
     def to(self, at: int) -> Operation:
         return replace(self, at=at)
@@ -55,9 +53,6 @@ class Operation:
     def asked(self, ask: int) -> Doc:
         """What a history records of asking it."""
         return {"ask": ask, "op": self.op, "over": "direct", "to": f"c{self.at + 1}", "message": self.message}
-
-    def then(self, *after: str) -> Operation:
-        return replace(self, after=after)
 
 
 def job_key(name: str) -> JobKey:
@@ -94,9 +89,7 @@ def claim(at: int, factory: str = "f1", request: str = "r2", job: str | None = "
     """Of one named job, or (None) of whatever is best."""
     named = {"product_id": PRODUCT, "job_id": job_key(job).job_id} if job else {}
     ask = ClaimRequest(**_factory(factory, session_no), session_no=session_no, ask_no=4, request_id=request, **named)
-    op_id = ids.claim_op(factory, session_no, f"s{session_no}", request)
-    name = f"claim of {job or 'the best'}"
-    return replace(_said(ask, name, at, claims.claim, "claim"), op_id=op_id)
+    return _said(ask, f"claim of {job or 'the best'}", at, claims.claim, "claim")
 
 
 def renew(at: int, factory: str = "f1", job: str = "one", epoch: int = 1) -> Operation:
@@ -105,7 +98,7 @@ def renew(at: int, factory: str = "f1", job: str = "one", epoch: int = 1) -> Ope
 
 def start(at: int, factory: str = "f1", job: str = "one", epoch: int = 1) -> Operation:
     request = StartRequest(**_term(factory, job, epoch, 1))
-    return replace(_said(request, "start", at, terms.start, "start"), op_id=ids.start_op(request.job_id, epoch))
+    return _said(request, "start", at, terms.start, "start")
 
 
 def report(
@@ -117,20 +110,18 @@ def report(
     outcome: Outcome = Outcome.OK,
 ) -> Operation:
     request = ReportRequest(**_term(factory, job, epoch, session_no), result=Result(outcome=outcome))
-    said = _said(request, f"report {outcome} of session {session_no}", at, terms.report, "report")
-    return replace(said, op_id=ids.end_op(request.job_id, epoch))
+    return _said(request, f"report {outcome} of session {session_no}", at, terms.report, "report")
 
 
 def checkpoint(at: int, factory: str = "f1", job: str = "one", epoch: int = 1, number: int = 1) -> Operation:
     pushed = {"number": number, "ref": "refs/gigafactory/x/1", "commit": "a" * 40}
     request = CheckpointRequest(**_term(factory, job, epoch, 1), **pushed)
-    op_id = ids.checkpoint_op(request.job_id, epoch, number)
-    return replace(_said(request, f"checkpoint {number}", at, terms.checkpoint, "checkpoint"), op_id=op_id)
+    return _said(request, f"checkpoint {number}", at, terms.checkpoint, "checkpoint")
 
 
 def release(at: int, factory: str = "f1", job: str = "one", epoch: int = 1) -> Operation:
     request = ReleaseRequest(**_term(factory, job, epoch, 1))
-    return replace(_said(request, "release", at, terms.release, "release"), op_id=ids.end_op(request.job_id, epoch))
+    return _said(request, "release", at, terms.release, "release")
 
 
 def hello(at: int, factory: str = "f1", session_no: int = 2) -> Operation:
@@ -173,7 +164,7 @@ def act(at: int, action: str = "cancel", job: str = "one", key: str = "k1") -> O
         return _done(await actions.act(ctx, job_, action, OPERATOR, key, lease_epoch=epoch))
 
     message = {"productId": PRODUCT, "jobId": job_.job_id, "action": action, "idempotencyKey": key}
-    return Operation(action, at, asked, OPERATOR, "act", message, ids.action_op(action, OPERATOR, key))
+    return Operation(action, at, asked, OPERATOR, "act", message)
 
 
 def _done(applied: Applied) -> Doc:

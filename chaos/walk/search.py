@@ -171,7 +171,7 @@ class _Search:
     def _steps(self, state: State) -> Iterator[tuple[State, tuple[int, int], str]]:
         for process, node in enumerate(state.nodes):
             for op, call in enumerate(node.pending):
-                if call is not None and self._may(state, process, op, call):
+                if call is not None:
                     for outcome in self._outcomes(state, process, op, call):
                         after = self._taken(state, process, op, call, outcome)
                         yield after, (process, op), f"{self._name(process, op)}: {call}: {outcome.fate}"
@@ -184,18 +184,6 @@ class _Search:
                 (flight.process, flight.op),
                 said,
             )
-
-    def _may(self, state: State, process: int, op: int, call: Call) -> bool:
-        """Whether it is begun, or nothing that it comes after is still going on."""
-        if call is not BEGIN:
-            return True
-        after = self._at[process][op].after
-        return all(
-            result is not None
-            for at, node in zip(self._at, state.nodes, strict=True)
-            for operation, result in zip(at, node.results, strict=True)
-            if operation.name in after
-        )
 
     def _taken(self, state: State, process: int, op: int, call: Call, outcome: Outcome) -> State:
         tree, node = self._processes[process], state.nodes[process]
@@ -254,7 +242,7 @@ class _Search:
         """After the steps whose moment makes no difference: nobody else can tell when they are taken."""
         for process, node in enumerate(state.nodes):
             for op, call in enumerate(node.pending):
-                if call is None or not self._is_quiet(state, process, op, call):
+                if call is None or not self._is_quiet(process, call):
                     continue
                 answer = BEGUN if call is BEGIN else self._effect(state.shelf, process, node.number, op, call)[0]
                 nodes = list(state.nodes)
@@ -262,9 +250,9 @@ class _Search:
                 return self._quieted(State(state.shelf, tuple(nodes), state.faults, state.flying, state.ways))
         return state
 
-    def _is_quiet(self, state: State, process: int, op: int, call: Call) -> bool:
+    def _is_quiet(self, process: int, call: Call) -> bool:
         if call is BEGIN:
-            return len(self._at[process]) == 1 and self._may(state, process, op, call)
+            return len(self._at[process]) == 1
         return call.method == "partitions" or (not call.writes and call.containers <= self._still)
 
     @property

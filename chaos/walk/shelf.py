@@ -12,7 +12,6 @@ import orjson
 
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import (
-    PARTITION_KEYS,
     Address,
     Derived,
     Doc,
@@ -54,9 +53,6 @@ class Shelf(MemoryStore):
         for docs in self._docs[container].values():
             for data, _ in docs.values():
                 yield orjson.loads(data)
-
-    def all_docs(self) -> dict[str, list[Doc]]:
-        return {name: list(self.docs(name)) for name in PARTITION_KEYS if self._docs[name]}
 
     def _put(self, container: str, doc: Doc) -> str:
         docs = self._docs[container].setdefault(partition_of(container, doc), {})
