@@ -161,9 +161,14 @@ class RestClient:
             }
             with contextlib.suppress(FleetError):
                 answer, asked_s = await self._insists("claim", ask)
-                for grant in answer["grants"]:
+                for duplicate in answer["grants"][1:]:
+                    await self._insists("release", self._term(duplicate))
+                for grant in answer["grants"][:1]:
                     await self._holds(grant, asked_s)
             await asyncio.sleep(self._chance.uniform(0.05, 0.5))
+
+    def _term(self, grant: Message) -> Message:
+        return {name: grant[name] for name in ("productId", "jobId", "leaseEpoch")} | {"factoryId": self.plan.id}
 
     async def _insists(self, op: str, message: Message) -> tuple[Message, float]:
         """The answer, and when the attempt that was answered began."""
@@ -176,7 +181,7 @@ class RestClient:
 
     async def _holds(self, grant: Message, asked_s: float) -> None:
         """A 409 on the way means: stop now. Trust is kept as any holder must: from the ask, less the margin."""
-        term = {name: grant[name] for name in ("productId", "jobId", "leaseEpoch")} | {"factoryId": self.plan.id}
+        term = self._term(grant)
         times = grant["term"]
         until_s = asked_s + min(times["leaseLeftS"], times["startWithinS"]) - MARGIN_S
         try:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bus.memory import NO_FAULTS, Faults
 from chaos.nodes import CoordinatorNode, FactoryNode
 from chaos.plan import CALM_S, Fault
 from chaos.processes import Process
-from chaos.wires import ProcessBus
+from chaos.wires import Message, ProcessBus, SimRestLink
+from factory.link.port import Unanswered
+from schemas.errors import FleetError
 
 if TYPE_CHECKING:
     from chaos.world import World
 
+STRAY_OPS = frozenset({"hello", "claim", "start", "checkpoint", "report", "release", "renew"})
+STRAYS_FROM_LAST = 60
 LAST_S = CALM_S - 1.0
 Mend = Callable[[], None]
 
@@ -117,6 +123,16 @@ def store_weather(world: World, fault: Fault) -> Mend:
 
     def mend() -> None:
         weather.share = {}
+
+    return mend
+
+
+def late_projections(world: World, fault: Fault) -> Mend:
+    weather = _coordinator(world, fault.on).weather
+    weather.late_projections = 0.5
+
+    def mend() -> None:
+        weather.late_projections = 0.0
 
     return mend
 
@@ -244,6 +260,41 @@ def cut_off(world: World, fault: Fault) -> Mend:
     return mend
 
 
+def stray(world: World, fault: Fault) -> None:
+    """Messages of factories come once more, long after; and ends of running terms that are wrong in a word."""
+    chance = random.Random(f"{world.plan.seed} {fault.at_s}")
+    link = SimRestLink(world.rest, Process("stray"), "stray", world.scribe)
+    said = [record.data for record in world.history.of("asked") if record.data["op"] in STRAY_OPS]
+    said = [data for data in said if data["message"].get("sessionId")][-STRAYS_FROM_LAST:]
+    begun = [data["message"] for data in said if data["op"] in ("start", "checkpoint", "renew")]
+    if not said:
+        raise NotNow
+    for _ in range(int(fault.how["messages"])):
+        if begun and chance.random() < 0.5:
+            asked = "release", _wrong_end(chance.choice(begun), chance)
+        else:
+            data = chance.choice(said)
+            asked = data["op"], dict(data["message"])
+        world.later(chance.uniform(0, 10), partial(_say, world, link, *asked))
+
+
+def _wrong_end(message: Message, chance: random.Random) -> Message:
+    """Of a term that may be running, by the right factory; but of another session, or of another term."""
+    names = ("productId", "jobId", "leaseEpoch", "factoryId", "sessionId")
+    end = {name: message[name] for name in names}
+    if end["leaseEpoch"] > 1 and chance.random() < 0.7:
+        return end | {"leaseEpoch": end["leaseEpoch"] - 1}
+    return end | {"sessionId": "some-other-session"}
+
+
+def _say(world: World, link: SimRestLink, op: str, message: Message) -> None:
+    async def once() -> None:
+        with contextlib.suppress(FleetError, Unanswered):
+            await link.call(op, message | {"waitS": 0.0} if op == "claim" else message)
+
+    world.operator.process.spawn(once())
+
+
 def git_trouble(world: World, fault: Fault) -> Mend:
     machine = _factory(world, fault.on).machine
     machine.git_trouble = True
@@ -264,6 +315,7 @@ ENACTED: dict[str, Callable[[World, Fault], Mend | None]] = {
     "cut-off": cut_off,
     "store-weather": store_weather,
     "store-outage": store_outage,
+    "late-projections": late_projections,
     "crash": crash,
     "crash-at-write": crash_at_write,
     "pause": pause,
@@ -271,4 +323,5 @@ ENACTED: dict[str, Callable[[World, Fault], Mend | None]] = {
     "drain": drain,
     "twin": twin,
     "git-trouble": git_trouble,
+    "stray": stray,
 }

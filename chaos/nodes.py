@@ -75,7 +75,6 @@ class CoordinatorNode:
         chance = random.Random(f"{world.plan.seed} {self.name} {self.lives}")
         self.line = StoreLine(world.store, self.process, chance, self.weather)
         self.bus = ProcessBus(world.broker, self.process, name=self.plan.id)
-        world.note("up", self.name, life=self.lives)
         self.process.spawn(self._live(self.line, self.bus, Entropy(chance)))
 
     async def _live(self, line: StoreLine, bus: ProcessBus, entropy: Entropy) -> None:
@@ -94,7 +93,8 @@ class CoordinatorNode:
         world = self._world
         if self.process.dead:
             return
-        world.note("down", self.name, life=self.lives, how="killed")
+        if self.ctx is not None:
+            world.note("down", self.name, life=self.lives, how="killed")
         self.process.kill()
         self.ctx = None
         if self.bus is not None:
@@ -105,10 +105,14 @@ class CoordinatorNode:
 class ScriptedAdapter:
     name = Engine.SHELL
 
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
     def missing(self) -> str | None:
         return None
 
     def command(self, grant: Grant, scratch: Path) -> Command:
+        self._launcher.product_of[grant.job_id] = grant.product_id
         return Command(("engine", grant.job_id))
 
     def insights(self, output_tail: str) -> Insights:
@@ -203,10 +207,9 @@ class FactoryLife:
 
     def _assembled(self, wire: Wire, takeover: bool) -> Agent:
         plan, machine = self.node.plan, self.node.machine
-        adapters = {Engine.SHELL: ScriptedAdapter()}
-        launcher = self.launcher
+        adapters = {Engine.SHELL: ScriptedAdapter(self.launcher)}
         holdings = Holdings(
-            HoldingSettings(machine.folder / "terms", adapters, CHECKPOINT_EVERY_S, IDLE_LIMIT_S, launcher),
+            HoldingSettings(machine.folder / "terms", adapters, CHECKPOINT_EVERY_S, IDLE_LIMIT_S, self.launcher),
             wire,
             self.node.clock,
             self.trees,

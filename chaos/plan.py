@@ -81,7 +81,8 @@ class Plan:
     budgets: bool
 
 
-def plan_of(seed: int) -> Plan:
+def plan_of(seed: int, favours: tuple[str, ...] = ()) -> Plan:
+    """`favours`: faults of these kinds alone, and more of them."""
     chance = random.Random(f"plan {seed}")
     coordinators = tuple(
         CoordinatorPlan(f"c{number}", chance.uniform(-0.9, 0.9))
@@ -96,7 +97,7 @@ def plan_of(seed: int) -> Plan:
         factories=factories,
         jobs=jobs,
         acts=_acts(chance, jobs, budgets),
-        faults=_faults(chance, coordinators, factories),
+        faults=_faults(chance, coordinators, factories, favours),
         atomic_then=chance.random() < 0.5,
         budgets=budgets,
     )
@@ -166,21 +167,26 @@ def _acts(chance: random.Random, jobs: tuple[JobPlan, ...], budgets: bool) -> tu
 
 
 def _faults(
-    chance: random.Random, coordinators: tuple[CoordinatorPlan, ...], factories: tuple[FactoryPlan, ...]
+    chance: random.Random,
+    coordinators: tuple[CoordinatorPlan, ...],
+    factories: tuple[FactoryPlan, ...],
+    favours: tuple[str, ...],
 ) -> tuple[Fault, ...]:
-    faults = [_one_fault(chance, coordinators, factories) for _ in range(chance.randrange(3, 15))]
+    count = chance.randrange(10, 25) if favours else chance.randrange(3, 15)
+    kinds = favours or FAULTS
+    faults = [_one_fault(chance.choice(kinds), chance, coordinators, factories) for _ in range(count)]
     return tuple(sorted(faults, key=lambda fault: (fault.at_s, fault.name, fault.on)))
 
 
 def _one_fault(
-    chance: random.Random, coordinators: tuple[CoordinatorPlan, ...], factories: tuple[FactoryPlan, ...]
+    kind: str, chance: random.Random, coordinators: tuple[CoordinatorPlan, ...], factories: tuple[FactoryPlan, ...]
 ) -> Fault:
     at_s, for_s = chance.uniform(3, TROUBLE_S), chance.uniform(1, 35)
     factory = f"factory:{chance.choice([one.id for one in factories if not one.by_rest_alone])}"
     coordinator = f"coordinator:{chance.choice(coordinators).id}"
     anybody = chance.choice((factory, factory, coordinator))
     share = chance.choice((0.02, 0.1, 0.3))
-    match chance.choice(FAULTS):
+    match kind:
         case "bus-weather":
             how = {"loss": share, "duplicate": share, "delay_s": chance.choice((0.0, 0.05, 1.5))}
             return Fault(at_s, "bus-weather", "bus", for_s, how)
@@ -192,6 +198,8 @@ def _one_fault(
                 for name in ("throttled", "unavailable", "never", "unheard", "late", "resent")
             }
             return Fault(at_s, "store-weather", coordinator, for_s, how)
+        case "late-projections":
+            return Fault(at_s, "late-projections", coordinator, for_s)
         case "crash-at-write":
             how = {"writes": float(chance.randrange(1, 30)), "after": float(chance.random() < 0.5)}
             return Fault(at_s, "crash-at-write", coordinator, 0.0, how | {"back_s": chance.uniform(0.5, 15)})
@@ -209,12 +217,15 @@ def _one_fault(
             return Fault(at_s, "stream-deleted", "bus")
         case "drain" | "twin" as name:
             return Fault(at_s, name, factory, 0.0, {"back_s": chance.uniform(0.5, 10)})
+        case "stray":
+            return Fault(at_s, "stray", "rest", 0.0, {"messages": float(chance.randrange(1, 25))})
         case name:  # bus-cut, rest-cut, cut-off, git-trouble
             return Fault(at_s, name, factory if name == "git-trouble" else anybody, for_s)
 
 
 FAULTS = (
     "bus-weather", "bus-weather", "rest-weather", "store-weather", "store-weather", "crash-at-write", "crash-at-write",
+    "late-projections",
     "bus-outage", "store-outage", "crash", "crash", "crash", "pause", "pause", "clock-jump", "stream-deleted",
-    "drain", "twin", "bus-cut", "rest-cut", "cut-off", "git-trouble",
+    "drain", "twin", "bus-cut", "rest-cut", "cut-off", "git-trouble", "stray", "stray",
 )  # fmt: skip

@@ -74,6 +74,7 @@ class Weather:
 
     def __init__(self) -> None:
         self.down = False
+        self.late_projections = 0.0
         self.share: dict[str, float] = {}
 
 
@@ -96,11 +97,12 @@ class StoreLine:
         target = getattr(self.inner, method)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            return await self._call(method in WRITES, lambda: target(*args, **kwargs))
+            return await self._call(method, lambda: target(*args, **kwargs))
 
         return call
 
-    async def _call(self, writes: bool, call: Call) -> Any:
+    async def _call(self, method: str, call: Call) -> Any:
+        writes = method in WRITES
         self.calls += 1
         await asyncio.sleep(self._chance.uniform(0.0005, 0.004))
         if writes and self.doom is not None:
@@ -108,7 +110,8 @@ class StoreLine:
         if self._weather.down:
             await asyncio.sleep(self._chance.uniform(0.0, 0.5))
             raise Indefinite("simulated: the store is away") if writes else Unreachable("simulated: the store is away")
-        trouble = self._trouble(writes)
+        late = method == "project" and self._chance.random() < self._weather.late_projections
+        trouble = "late" if late else self._trouble(writes)
         if trouble is None:
             answer = await call()
         else:

@@ -168,7 +168,7 @@ class Asking:
                     await asyncio.sleep(wait_s)
                     wait_s = min(wait_s * 2, RETRY_MAX_S)
                     continue
-                return self._holdings.take(answer, asked_at_s)
+                return self._holdings.take(answer, asked_at_s, request.max)
         finally:
             self._pending.discard(request.request_id)
             self._answered.set()

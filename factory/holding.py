@@ -116,14 +116,33 @@ class Holdings:
         message = {"jobId": job_id, "leaseEpoch": lease_epoch}
         return (job_id, lease_epoch) in self._running or self._outbox.path_of(message).exists()
 
-    def take(self, answer: ClaimAnswer, asked_at_s: float) -> int:
-        """Starts what was granted; a grant that was taken before is the repeat of an answer."""
+    def take(self, answer: ClaimAnswer, asked_at_s: float, seats: int = 1) -> int:
+        """Starts what an ask for so many seats was granted; a grant that was taken before is the repeat of an answer.
+
+        Tries of one ask, at two coordinators, may win more jobs than it had seats: the others are given back.
+        """
         self._forget_ended()
-        for grant in answer.grants:
+        for number, grant in enumerate(answer.grants):
             key = (grant.job_id, grant.lease_epoch)
-            if key not in self._running and key not in self._ended:
+            if key in self._running or key in self._ended:
+                continue
+            if number < seats:
                 self._start(grant, asked_at_s)
+            else:
+                self._give_back(grant)
         return len(answer.grants)
+
+    def _give_back(self, grant: Grant) -> None:
+        release = ReleaseRequest(**self._wire.of_term(grant), outcome=Outcome.RELEASED, reason="duplicate")
+        log.info("term %d of %s is one more than was asked for: it is released", grant.lease_epoch, grant.job_id)
+
+        async def said() -> None:
+            with contextlib.suppress(FleetError):
+                await self._deliver(self._outbox.put("release", release.to_doc()))
+
+        task = asyncio.create_task(said(), name=f"duplicate {grant.job_id}:{grant.lease_epoch}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def heard_term(self, told: HeldTerm, asked_at_s: float) -> None:
         """A heartbeat's answer about one term. It extends a term only once its start is acknowledged."""

@@ -28,7 +28,7 @@ class Timers:
     sweeper_s: float = 5.0
     offer_round_s: float = 0.25
     offer_ttl_s: float = 5.0
-    offer_repeat_max_s: float = 30.0
+    offer_repeat_max_s: float = 5.0  # what only an offer can end (a product resumed elsewhere) ends within seconds
     long_poll_s: float = 20.0
     ready_refresh_s: float = 1.0
     roster_store_s: float = 20.0

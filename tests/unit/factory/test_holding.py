@@ -9,10 +9,11 @@ from pathlib import Path
 import orjson
 import pytest
 
-from coordinator.handlers import actions
+from coordinator.handlers import actions, claims
+from schemas.ids import JobKey
 from schemas.job import Job, Outcome, Stage
-from schemas.messages import ClaimAnswer
-from tests.support.fleet import events_of, job_now, submitted
+from schemas.messages import ClaimAnswer, ClaimRequest
+from tests.support.fleet import PRODUCT, events_of, job_now, submitted
 from tests.support.fleet_world import FactoryLife, ScriptedTerm, World, fleet_world
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually
@@ -60,6 +61,29 @@ async def test_a_grant_heard_again_is_not_started_again_neither_beside_its_term_
         await asyncio.sleep(1)
         assert world.terms == [term]
         assert len(life.holdings) == 0
+
+
+@in_virtual_time
+async def test_of_two_jobs_that_two_tries_of_one_ask_won_only_the_first_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet_world(tmp_path, monkeypatch) as world:
+        life = await (await world.factory("f1", seats=2)).opened()
+        life.asking.close()
+        await asyncio.sleep(21)  # its long-poll, if it had one, is over
+        for key in ("first", "second"):
+            await submitted(world.ctx, key)
+        said = {"factory_id": "f1", "session_id": life.wire.session_id, "session_no": life.wire.session_no}
+        request = ClaimRequest(**said, ask_no=999, request_id="twice", max=2)
+        won = await claims.claim(world.ctx, request)
+        life.holdings.take(won, now_s(), seats=1)
+        term = await world.term(1)
+        assert term.grant == won.grants[0]
+        other = JobKey(PRODUCT, won.grants[1].job_id)
+        await stage_is(world, await job_now(world.ctx, other), Stage.QUEUED)
+        assert world.terms == [term]
+        again = await job_now(world.ctx, other)
+        assert (again.retries.used, again.lost_in_a_row, again.result and again.result.summary) == (0, 0, "duplicate")
 
 
 @in_virtual_time
@@ -259,7 +283,7 @@ async def test_ended_terms_are_remembered_only_while_an_answer_that_grants_them_
             await stage_is(world, job, Stage.REVIEW)
         await eventually(lambda: len(life.holdings) == 0)
         everything = ClaimAnswer(grants=tuple(term.grant for term in world.terms))
-        assert life.holdings.take(everything, asked_s) == 20
+        assert life.holdings.take(everything, asked_s, 20) == 20
         await asyncio.sleep(1)
         assert len(world.terms) == 20, "none of them is started again"
         assert len(life.holdings._ended) == 20

@@ -1,0 +1,473 @@
+"""The system broken on purpose, one way at a time: each must be caught by a checker, or the checkers have a hole.
+
+A mutation replaces functions of the running code for as long as it is switched on; nothing of it is ever written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from unittest.mock import patch
+
+from bus.port import Message
+from chaos.machines import Machine
+from coordinator import leases
+from coordinator.domain import guards
+from coordinator.domain import job as transitions
+from coordinator.domain import lease as lease_rules
+from coordinator.domain.ops import Cause, Claim, Reap
+from coordinator.handlers import claims, terms
+from coordinator.handlers.answers import accepted
+from coordinator.inbox import OPS
+from coordinator.loops.offers import Offers
+from coordinator.loops.promoter import Promoter
+from coordinator.loops.reaper import Reaper
+from coordinator.projector import Projector
+from coordinator.ready import ReadyIndex
+from coordinator.scheduler import plan as scheduler_plan
+from coordinator.scheduler.feasible import obstacles
+from coordinator.store.memory import MemoryStore
+from coordinator.store.port import ABSENT, JOBS, Address, Derived, Guarded, Indefinite, Verdict, Written
+from coordinator.store.queries import read_job, read_lease
+from coordinator.transact import Transactor
+from factory.asking import Asking
+from factory.guard import TrustWindow
+from factory.term import Term
+from schemas.errors import ErrorCode, FleetError
+from schemas.guards import LockGuard
+from schemas.ids import lock_id, run_id
+from schemas.job import Job
+from schemas.messages import ClaimAnswer, Grant, Offer, TermTimes
+from schemas.projections import LeaseStatus
+
+Patch = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`promise`: whose breaking it is. `favours`: the faults under which it shows, so that no time is spent on
+    others. `breaks` is told `replace(owner, name, by)` for each function it replaces."""
+
+    name: str
+    promise: str
+    story: str
+    breaks: Callable[[Patch], None]
+    favours: tuple[str, ...] = ()
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        with ExitStack() as stack:
+
+            def replace(owner: Any, name: str, by: Any) -> None:
+                stack.enter_context(patch.object(owner, name, by))
+
+            self.breaks(replace)
+            yield
+
+
+def racy_store(replace: Patch) -> None:
+    async def commit(self: MemoryStore, guarded: Sequence[Guarded], then: Sequence[Derived] = ()) -> Written:
+        for write in guarded:
+            entry = self._entry(write.address)
+            if (entry[1] if entry else ABSENT) != write.expected:
+                return self._commit(guarded, then)
+        await asyncio.sleep(0.002)
+        etags = tuple(self._put(write.container, write.doc) for write in guarded)
+        self._project(then)
+        return Written(Verdict.OK, etags)
+
+    replace(MemoryStore, "commit", commit)
+
+
+def no_epoch_check(replace: Patch) -> None:
+    def holds(job: Job, op: Any) -> bool:
+        holder = job.holder
+        return holder is not None and (holder.factory_id, holder.session_id) == (op.factory_id, op.session_id)
+
+    replace(transitions, "_holds", holds)
+
+
+def no_session_check(replace: Patch) -> None:
+    def holds(job: Job, op: Any) -> bool:
+        return job.holder is not None and job.holder.factory_id == op.factory_id and job.lease_epoch == op.lease_epoch
+
+    replace(transitions, "_holds", holds)
+
+    async def asked(ctx: Any, request: Any, op: Any) -> Any:
+        return accepted(await ctx.transactor.transact(terms._key(request), op))
+
+    replace(terms, "_asked", asked)
+
+
+def epoch_not_moved(replace: Patch) -> None:
+    def next_epoch(job: Job) -> dict[str, Any]:
+        return {"lease_epoch": job.granted_epoch, "granted_epoch": job.granted_epoch - 1}
+
+    replace(transitions, "_next_epoch", next_epoch)
+
+
+def granted_epoch_ignored(replace: Patch) -> None:
+    """A grant does not use its epoch up, so that the next term has the same one."""
+    claim = transitions._TRANSITIONS[Claim]
+
+    def granted(job: Job, op: Any, now: Any) -> Any:
+        decided = claim(job, op, now)
+        return decided.model_copy(update={"granted_epoch": job.granted_epoch}) if isinstance(decided, Job) else decided
+
+    replace(transitions, "_TRANSITIONS", {**transitions._TRANSITIONS, Claim: granted})
+
+
+def op_not_looked_up(replace: Patch) -> None:
+    async def event_of(self: Transactor, job: Job, op_id: str, above: int = 0) -> None:
+        return None
+
+    replace(Transactor, "_event_of", event_of)
+
+
+def doubt_is_no(replace: Patch) -> None:
+    commit = Transactor._commit
+
+    async def certain(self: Transactor, stored: Any, step: Any, op: Any) -> Any:
+        try:
+            return await commit(self, stored, step, op)
+        except Indefinite as error:
+            raise FleetError(ErrorCode.CONFLICT, "it did not happen") from error
+
+    replace(Transactor, "_commit", certain)
+
+
+def doubt_is_yes(replace: Patch) -> None:
+    commit = Transactor._commit
+
+    async def certain(self: Transactor, stored: Any, step: Any, op: Any) -> Any:
+        try:
+            return await commit(self, stored, step, op)
+        except Indefinite:
+            own = next(event for event in step.after.outbox if event.op_id == op.id)
+            return await self._committed(step.after, (own,), own)
+
+    replace(Transactor, "_commit", certain)
+
+
+def repeat_refused(replace: Patch) -> None:
+    """A refusal is given without a look at whether the asker's own earlier try is why."""
+
+    async def answered_before(self: Transactor, key: Any, op: Any) -> None:
+        return None
+
+    replace(Transactor, "_answered_before", answered_before)
+
+
+def outbox_dropped(replace: Patch) -> None:
+    async def derive(self: Projector, job: Job) -> list[Derived]:
+        return []
+
+    replace(Projector, "derive", derive)
+
+
+def older_projection_wins(replace: Patch) -> None:
+    def project(self: MemoryStore, derived: Sequence[Derived]) -> None:
+        for write in derived:
+            if write.rev is not None or self._entry(write.address) is None:
+                self._put(write.container, write.doc)
+
+    replace(MemoryStore, "_project", project)
+
+
+def claim_not_idempotent(replace: Patch) -> None:
+    claim_once, asks = claims._claim_once, iter(range(10**9))
+
+    async def anew(ctx: Any, request: Any) -> ClaimAnswer:
+        return await claim_once(ctx, request.model_copy(update={"request_id": f"{request.request_id}-{next(asks)}"}))
+
+    replace(claims, "_claim_once", anew)
+
+
+def lock_ignored(replace: Patch) -> None:
+    def settle(before: Job, after: Job, lock: LockGuard | None) -> LockGuard:
+        free = LockGuard(id=lock_id(before.lock or ""), product_id=before.product_id)
+        held = {"job_id": after.id, "lease_epoch": after.lease_epoch}
+        return free.model_copy(update=held) if after.held else free
+
+    replace(guards, "_settle_lock", settle)
+
+
+def lock_freed_at_start(replace: Patch) -> None:
+    lock_ignored_by_end = guards._settle_lock
+
+    def settle(before: Job, after: Job, lock: LockGuard | None) -> Any:
+        if after.held:
+            return lock_ignored_by_end(before, after, lock)
+        mine = lock is not None and lock.job_id == before.id
+        free = LockGuard(id=lock_id(before.lock or ""), product_id=before.product_id)
+        return free if mine or lock is None else lock
+
+    async def start(ctx: Any, request: Any) -> Any:
+        answer = await terms.start(ctx, request)
+        stored = await read_job(ctx.store, terms._key(request))
+        if stored is not None and stored.job.lock is not None:
+            lock = await ctx.store.read(Address(JOBS, stored.job.product_id, lock_id(stored.job.lock)))
+            if lock is not None:
+                await ctx.store.update(JOBS, lock.doc | {"jobId": None, "leaseEpoch": None}, lock.etag)
+        return answer
+
+    replace(guards, "_settle_lock", settle)
+    _replace_op(replace, "start", start)
+
+
+def _replace_op(replace: Patch, op: str, handler: Any) -> None:
+    import chaos.wires
+    import coordinator.inbox
+
+    ops = {**OPS, op: (OPS[op][0], handler)}
+    replace(coordinator.inbox, "OPS", ops)
+    replace(chaos.wires, "OPS", ops)
+
+
+def lock_written_apart(replace: Patch) -> None:
+    commit = Transactor._commit
+
+    async def apart(self: Transactor, stored: Any, step: Any, op: Any) -> Any:
+        for guard in step.guards:
+            if not (await self._store.commit([guard])).ok:
+                return None
+        return await commit(self, stored, type(step)(step.after), op)
+
+    replace(Transactor, "_commit", apart)
+
+
+def closed_lease_renewed(replace: Patch) -> None:
+    renewed = lease_rules.renewed
+
+    def reopened(job: Job, lease: Any, now: Any, ttl_s: float) -> Any:
+        if lease is not None and lease.status is LeaseStatus.CLOSED:
+            lease = lease.model_copy(update={"status": LeaseStatus.ACTIVE})
+        return renewed(job, lease, now, ttl_s)
+
+    replace(lease_rules, "renewed", reopened)
+
+
+def reaped_unclosed(replace: Patch) -> None:
+    async def close(store: Any, clock: Any, job: Job, ttl_s: float, cause: Cause, overdue: Any) -> bool:
+        stored = await read_lease(store, job.id, job.lease_epoch)
+        lease = stored.lease if stored else None
+        return cause is not Cause.EXPIRED or lease_rules.expires_at(job, lease, ttl_s) <= overdue
+
+    replace(leases, "close", close)
+
+
+def reaped_too_soon(replace: Patch) -> None:
+    close = leases.close
+
+    async def hasty(store: Any, clock: Any, job: Job, ttl_s: float, cause: Cause, overdue: Any) -> bool:
+        return await close(store, clock, job, ttl_s, cause, overdue + timedelta(seconds=ttl_s / 2))
+
+    replace(leases, "close", hasty)
+
+
+def reaper_asleep(replace: Patch) -> None:
+    async def run_once(self: Reaper, now: Any) -> int:
+        return 0
+
+    replace(Reaper, "run_once", run_once)
+
+
+def checkpoint_lost(replace: Patch) -> None:
+    reap = transitions._TRANSITIONS[Reap]
+
+    def forgetful(job: Job, op: Any, now: Any) -> Any:
+        return reap(job.model_copy(update={"checkpoint": None}), op, now)
+
+    replace(transitions, "_TRANSITIONS", {**transitions._TRANSITIONS, Reap: forgetful})
+
+
+def dep_forgotten(replace: Patch) -> None:
+    step = Promoter._step
+
+    async def half(self: Promoter, job: Job, now: Any) -> Any:
+        return None if job.deps else await step(self, job, now)
+
+    replace(Promoter, "_step", half)
+
+
+def pause_ignored(replace: Patch) -> None:
+    settle = guards._settle_ledger
+
+    def deaf(before: Job, after: Job, ledger: Any) -> Any:
+        settled = settle(before, after, ledger.model_copy(update={"paused": False}) if ledger else None)
+        assert isinstance(settled, tuple)
+        paused = ledger is not None and ledger.paused
+        return settled[0], settled[1].model_copy(update={"paused": paused})
+
+    replace(guards, "_settle_ledger", deaf)
+
+
+def spend_counted_twice(replace: Patch) -> None:
+    settle = guards._settle_ledger
+
+    def double(before: Job, after: Job, ledger: Any) -> Any:
+        settled = settle(before, after, ledger)
+        if isinstance(settled, tuple) and not after.held:
+            spent = after.spend.usd - before.spend.usd
+            return settled[0], settled[1].model_copy(update={"spent": settled[1].spent + spent})
+        return settled
+
+    replace(guards, "_settle_ledger", double)
+
+
+def capability_ignored(replace: Patch) -> None:
+    def lenient(job: Job, factory: Any, snapshot: Any) -> Any:
+        return [one for one in obstacles(job, factory, snapshot) if one.filter not in ("capability", "enrolment")]
+
+    for module in (claims, scheduler_plan):
+        replace(module, "obstacles", lenient)
+
+
+def nobody_woken(replace: Patch) -> None:
+    replace(ReadyIndex, "wake", lambda self: None)
+    replace(Offers, "after_commit", lambda self, job, events: None)
+    replace(Offers, "seat_freed", lambda self: None)
+
+
+def trust_without_end(replace: Patch) -> None:
+    begin = TrustWindow.__init__
+
+    def endless(self: TrustWindow, asked_at_s: float, term: TermTimes, margin_s: float, **kwargs: Any) -> None:
+        begin(self, asked_at_s, term, margin_s, **kwargs)
+        self._until_s += 1000.0
+
+    replace(TrustWindow, "__init__", endless)
+
+
+def offer_is_authority(replace: Patch) -> None:
+    heard = Asking._heard_offer
+
+    def obey(self: Asking, message: Message) -> None:
+        offer = Offer.model_validate_json(message.data)
+        if self.seats_free and self._wire.factory_id in offer.invited:
+            grant = Grant.model_validate(
+                {
+                    **{"productId": offer.product_id, "jobId": offer.job_id, "leaseEpoch": offer.lease_epoch},
+                    **{"requestId": "none", "runId": run_id(offer.job_id, offer.lease_epoch), "attempt": 1},
+                    **{
+                        "title": "",
+                        "bodyMd": "",
+                        "manifestSnapshot": "",
+                        "engine": offer.engine,
+                        "timeoutS": 60.0,
+                        "repo": "sim://work",
+                    },
+                    "term": {"leaseLeftS": 30.0, "renewEveryS": 7.0, "startWithinS": 15.0, "now": offer.now},
+                }
+            )
+            self._holdings.take(ClaimAnswer(grants=(grant,)), self._wire.boot_s())
+        heard(self, message)
+
+    replace(Asking, "_heard_offer", obey)
+
+
+def pushed_without_trust(replace: Patch) -> None:
+    """A superseded holder pushes and publishes as if it were not."""
+
+    def refuse_push(self: Machine, tree: Any) -> None: ...
+
+    replace(Term, "_trusted", lambda self: True)
+    replace(Machine, "refuse_push", refuse_push)
+
+
+def tidied_unsaved(replace: Patch) -> None:
+    async def tidy(self: Term, *, superseded: bool) -> None:
+        if self._tree is not None:
+            self._tools.workspaces._delete(self._tree)  # type: ignore[attr-defined]
+
+    replace(Term, "tidy", tidy)
+
+
+def retry_not_charged(replace: Patch) -> None:
+    replace(transitions, "charged", lambda retries, outcome: retries)
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    Mutation("racy-store", "1", "a commit reads, waits and writes", racy_store),
+    Mutation("epoch-not-moved", "2", "a job that comes back to the queue keeps its epoch", epoch_not_moved),
+    Mutation("granted-epoch-ignored", "2", "a grant does not use its epoch up", granted_epoch_ignored),
+    Mutation(
+        "no-epoch-check", "3", "a report of an earlier term counts for the running one", no_epoch_check, ("stray",)
+    ),
+    Mutation("no-session-check", "3", "a report counts from another session", no_session_check, ("stray",)),
+    Mutation("dep-forgotten", "4", "the promoter never looks at jobs with deps", dep_forgotten),
+    Mutation("reaper-asleep", "5", "expired terms are never ended", reaper_asleep, ("crash",)),
+    Mutation("checkpoint-lost", "5", "the reaper forgets the checkpoint", checkpoint_lost, ("crash",)),
+    Mutation("outbox-dropped", "6", "what follows from a commit is not written", outbox_dropped),
+    Mutation(
+        "older-projection-wins",
+        "6",
+        "a late projection overwrites a newer one",
+        older_projection_wins,
+        ("store-weather", "crash-at-write"),
+    ),
+    Mutation("claim-not-idempotent", "7", "the repeat of a claim is a new claim", claim_not_idempotent),
+    Mutation("repeat-refused", "7", "the repeat of what was accepted is refused", repeat_refused, ("stray",)),
+    Mutation("offer-is-authority", "8", "an offer is taken for a grant", offer_is_authority),
+    Mutation("lock-ignored", "9", "nobody looks at who holds the lock", lock_ignored),
+    Mutation("lock-freed-at-start", "9", "the lock is given up when the work begins", lock_freed_at_start),
+    Mutation(
+        "lock-written-apart",
+        "9",
+        "the lock is written before the job, not with it",
+        lock_written_apart,
+        ("store-weather", "crash-at-write"),
+    ),
+    Mutation("pause-ignored", "10", "a paused product starts new work", pause_ignored),
+    Mutation("spend-counted-twice", "10", "the ledger counts a run twice", spend_counted_twice),
+    Mutation("capability-ignored", "11", "jobs are given to whoever asks", capability_ignored),
+    Mutation("nobody-woken", "13", "no offer is made and no long-poll wakes", nobody_woken),
+    Mutation(
+        "pushed-without-trust", "14", "a superseded holder pushes and publishes", pushed_without_trust, ("pause",)
+    ),
+    Mutation("tidied-unsaved", "14", "trees are deleted whatever is in them", tidied_unsaved),
+    Mutation("trust-without-end", "15", "a factory ignores its trust window", trust_without_end, ("pause", "cut-off")),
+    Mutation(
+        "closed-lease-renewed",
+        "15",
+        "a renewal reopens a closed lease",
+        closed_lease_renewed,
+        ("pause", "cut-off", "store-weather"),
+    ),
+    Mutation(
+        "reaped-unclosed", "15", "the reaper does not close the lease first", reaped_unclosed, ("pause", "cut-off")
+    ),
+    Mutation(
+        "reaped-too-soon",
+        "15",
+        "the reaper does not wait for the lease to expire",
+        reaped_too_soon,
+        ("pause", "cut-off"),
+    ),
+    Mutation(
+        "op-not-looked-up",
+        "truth",
+        "one's own write is not recognised after a doubt",
+        op_not_looked_up,
+        ("store-weather",),
+    ),
+    Mutation(
+        "doubt-is-no",
+        "truth",
+        "a write without an answer is taken for one that did not happen",
+        doubt_is_no,
+        ("store-weather",),
+    ),
+    Mutation(
+        "doubt-is-yes",
+        "truth",
+        "a write without an answer is taken for one that did happen",
+        doubt_is_yes,
+        ("store-weather",),
+    ),
+    Mutation("retry-not-charged", "4", "a failed try uses no retry", retry_not_charged),
+)
