@@ -83,6 +83,7 @@ class CoordinatorNode:
         try:
             async with living(ctx, bus, LogFiles(world.folder / "logs"), alone=len(world.plan.coordinators) == 1):
                 self.ctx = ctx
+                world.note("up", self.name, life=self.lives)
                 await asyncio.get_running_loop().create_future()
         except StoreError as error:  # as a service manager would: started again until the store lets it
             log.info("%s did not start: %s", self.name, error)

@@ -10,13 +10,14 @@ from datetime import datetime, timedelta
 from coordinator.domain import lease as rules
 from coordinator.domain.ops import Cause
 from coordinator.store.port import LEASES, Indefinite, Store
-from coordinator.store.queries import StoredLease, read_lease
+from coordinator.store.queries import StoredLease, read_job, read_lease
 from runtime.clock import Clock
 from schemas.errors import ErrorCode, FleetError
 from schemas.job import Job
 from schemas.projections import LeaseDoc, LeaseStatus
 
 TRIES_MAX = 10
+JUDGED_BY_THE_JOB = (Cause.NOT_STARTED, Cause.STOP_DEADLINE)
 
 
 async def renew(
@@ -51,8 +52,9 @@ async def renew(
 async def close(store: Store, clock: Clock, job: Job, ttl_s: float, cause: Cause, overdue: datetime) -> bool:
     """Closes the term's lease, or creates it closed. False: a renewal came first, so there is no reason to end it.
 
-    For `Cause.EXPIRED` the lease must still have expired at or before `overdue` when it is closed. Our own success
-    may come back as a conflict: then the next read, or the next run, finds it closed.
+    For `Cause.EXPIRED` the lease must still have expired at or before `overdue` when it is closed. What is judged by the
+    job is judged by a job read after the lease: a start or a new stop in between then rewrites that lease or is seen.
+    Our own success may come back as a conflict: then the next read, or the next run, finds it closed.
     """
     for _ in range(TRIES_MAX):
         try:
@@ -62,13 +64,25 @@ async def close(store: Store, clock: Clock, job: Job, ttl_s: float, cause: Cause
                 return True
             if cause is Cause.EXPIRED and rules.expires_at(job, lease, ttl_s) > overdue:
                 return False
+            if cause in JUDGED_BY_THE_JOB and not await _stands(store, job):
+                return False
             if await _replaced(store, stored, rules.closed(job, lease, clock.now())):
                 return True
-            if cause in (Cause.NOT_STARTED, Cause.STOP_DEADLINE):
+            if cause in JUDGED_BY_THE_JOB:
                 return False  # somebody renewed it since the job was read: judge it anew next time
         except Indefinite:
             continue
     raise _unknown(job)
+
+
+async def _stands(store: Store, judged: Job) -> bool:
+    """Whether the job still gives the reason for which its term is to end."""
+    stored = await read_job(store, judged.key)
+    return stored is not None and (stored.job.lease_epoch, stored.job.stage, stored.job.stop) == (
+        judged.lease_epoch,
+        judged.stage,
+        judged.stop,
+    )
 
 
 async def _replaced(store: Store, stored: StoredLease | None, wanted: LeaseDoc) -> bool:

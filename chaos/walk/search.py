@@ -294,7 +294,8 @@ class _Search:
         pair = (before.shelf.number, after.shelf.number)
         if before.shelf is not after.shelf and pair not in self._checked:
             self._checked.add(pair)
-            for what in laws.broken_by(before.shelf, after.shelf):
+            lenient = self._world.tries_may_win_two
+            for what in laws.broken_by(before.shelf, after.shelf, tries_may_win_two=lenient):
                 self._note(what, after)
 
     def _judge_node(self, node: Node, was: Node, state: State) -> None:

@@ -35,7 +35,8 @@ EXPIRED_S = 100.0  # it was not renewed
 @dataclass(frozen=True)
 class Small:
     """`moves`: containers that an operation may write to beyond those of jobs and their derived documents.
-    `unaware`: jobs that a coordinator's index has not heard of yet.
+    `unaware`: jobs that a coordinator's index has not heard of yet. `tries_may_win_two`: so that
+    two tries of one claim win two jobs, of which the factory gives one back.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Small:
     only_deeper: bool = False
     moves: frozenset[str] = frozenset()
     unaware: tuple[tuple[int, str], ...] = ()
+    tries_may_win_two: bool = False
 
     def operation(self, who: tuple[int, int]) -> Operation:
         """By its coordinator, and which of that one's it is."""
@@ -82,6 +84,7 @@ PAIRS: tuple[Small, ...] = (
         Ground(ALIVE_S, ("one", "two")),
         (claim(0, job=None), claim(1, job=None)),
         unaware=((0, "one"), (1, "two")),
+        tries_may_win_two=True,
     ),
     Small("renew vs reap", EXPIRED, (renew(0), reap(1)), faults=2, deeper=3),
     Small("start vs reap", UNSTARTED, (start(0), reap(1)), faults=2, deeper=3),

@@ -19,23 +19,12 @@ from coordinator.transact import Transactor
 from schemas.errors import ErrorCode, FleetError
 from schemas.projections import LeaseStatus
 
-OPEN = {
-    "start vs reap": "a start between the reaper's read of the job and of its lease keeps the term",
-    "claim vs its repeat, a job unheard of": "a claim and its repeat elsewhere, at once, win one job",
-}
-
 
 def _world(name: str) -> Small:
     return next(world for world in WORLDS if world.name == name)
 
 
-def _walked(world: Small) -> Any:
-    why = next((why for name, why in OPEN.items() if world.name.startswith(name)), None)
-    marks = [pytest.mark.xfail(reason=why, strict=True)] if why else []
-    return pytest.param(world, id=world.name, marks=marks)
-
-
-@pytest.mark.parametrize("world", [_walked(world) for world in WORLDS if not world.only_deeper])
+@pytest.mark.parametrize("world", [world for world in WORLDS if not world.only_deeper], ids=lambda world: world.name)
 def test_no_interleaving_breaks_a_promise(world: Small) -> None:
     walked = walk(world, faults=world.faults)
     assert [str(found) for found in walked.found] == []
