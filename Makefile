@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 
-.PHONY: test check lock up demo bench clean
+.PHONY: test check lock up demo bench chaos clean
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -32,6 +32,11 @@ demo: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m chaos.load
+
+chaos: $(VENV)/.installed
+	$(BIN)/python -m chaos sim --seeds 500
+	$(BIN)/python -m chaos mutations
+	$(BIN)/python -m chaos walk
 
 # The lock names no host: every machine uses its own index.
 lock: $(VENV)/.installed

@@ -85,7 +85,7 @@ class World:
         stored = await self.store.read(Address(JOBS, key.product_id, key.job_id))
         return stored.doc if stored else None
 
-    async def run(self) -> None:
+    async def run(self, converges_within_s: float) -> None:
         self._note_fleet()
         for coordinator in self.coordinators:
             coordinator.start()
@@ -103,7 +103,7 @@ class World:
             self.later(fault.at_s - asyncio.get_running_loop().time(), partial(begin, self, fault))
         await asyncio.sleep(CALM_S - asyncio.get_running_loop().time())
         self._calm()
-        await self._converges()
+        await self._converges(converges_within_s)
         self.history.documents = self.store.all_documents()
 
     def _note_fleet(self) -> None:
@@ -126,10 +126,10 @@ class World:
             factory.start(takeover=True)
         self.note("calm", "world")
 
-    async def _converges(self) -> None:
+    async def _converges(self, within_s: float) -> None:
         """People ship and approve what waits for them, until all that was acknowledged is finished."""
         loop = asyncio.get_running_loop()
-        end_s = loop.time() + CONVERGED_WITHIN_S
+        end_s = loop.time() + within_s
         for product in {job.product_id for job in self.plan.jobs} if self.plan.budgets else ():
             await self.operator.acts(Act(0.0, "resume", product))
         while loop.time() < end_s:
@@ -171,13 +171,13 @@ def run_seed(seed: int) -> Ran:
     return run_plan(plan_of(seed))
 
 
-def run_plan(plan: Plan) -> Ran:
+def run_plan(plan: Plan, converges_within_s: float = CONVERGED_WITHIN_S) -> Ran:
     """In a loop and a folder of its own. What the dead leave is swept away unheard: they must not speak again."""
     unraisable = sys.unraisablehook
     logging.disable(logging.CRITICAL)
     gc.disable()  # a dead process' tasks, collected on the way, would run their `finally`s
     try:
-        return _ran(plan)
+        return _ran(plan, converges_within_s)
     finally:
         sys.unraisablehook = lambda _: None
         PROCESSES.clear()
@@ -187,13 +187,13 @@ def run_plan(plan: Plan) -> Ran:
         logging.disable(logging.NOTSET)
 
 
-def _ran(plan: Plan) -> Ran:
+def _ran(plan: Plan, converges_within_s: float) -> Ran:
     place = RAM_DISK if RAM_DISK.is_dir() else None
     with tempfile.TemporaryDirectory(dir=place, prefix="gigafactory-chaos-") as folder:
         loop = ProcessLoop()
         loop.set_exception_handler(lambda _loop, _context: None)
         world = World(plan, Path(folder))
-        loop.run_until_complete(world.run())
+        loop.run_until_complete(world.run(converges_within_s))
         loop.close()
         operations = sum(1 for _ in world.history.of("asked"))
         return Ran(plan.seed, world.history, world.faults, loop.time(), operations)

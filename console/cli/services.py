@@ -33,3 +33,8 @@ def add_services(app: typer.Typer) -> None:
     def factory(context: typer.Context) -> None:
         """Run one factory (see `factory --help`)."""
         become("factory", context.args)
+
+    @app.command(context_settings=PASS_ON)
+    def chaos(context: typer.Context) -> None:
+        """Break a fleet on purpose and judge what happened (see `chaos --help`)."""
+        become("chaos", context.args)
