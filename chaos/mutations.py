@@ -6,10 +6,11 @@ A mutation replaces functions of the running code for as long as it is switched 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -42,7 +43,6 @@ from schemas.guards import LockGuard
 from schemas.ids import lock_id, run_id
 from schemas.job import Job
 from schemas.messages import ClaimAnswer, Grant, Offer, TermTimes
-from schemas.projections import LeaseStatus
 
 Patch = Callable[..., None]
 
@@ -240,17 +240,6 @@ def lock_written_apart(replace: Patch) -> None:
     replace(Transactor, "_commit", apart)
 
 
-def closed_lease_renewed(replace: Patch) -> None:
-    renewed = lease_rules.renewed
-
-    def reopened(job: Job, lease: Any, now: Any, ttl_s: float) -> Any:
-        if lease is not None and lease.status is LeaseStatus.CLOSED:
-            lease = lease.model_copy(update={"status": LeaseStatus.ACTIVE})
-        return renewed(job, lease, now, ttl_s)
-
-    replace(lease_rules, "renewed", reopened)
-
-
 def reaped_unclosed(replace: Patch) -> None:
     async def close(store: Any, clock: Any, job: Job, ttl_s: float, cause: Cause, overdue: Any) -> bool:
         stored = await read_lease(store, job.id, job.lease_epoch)
@@ -261,12 +250,12 @@ def reaped_unclosed(replace: Patch) -> None:
 
 
 def reaped_too_soon(replace: Patch) -> None:
-    close = leases.close
+    run_once = Reaper.run_once
 
-    async def hasty(store: Any, clock: Any, job: Job, ttl_s: float, cause: Cause, overdue: Any) -> bool:
-        return await close(store, clock, job, ttl_s, cause, overdue + timedelta(seconds=ttl_s / 2))
+    async def hasty(self: Reaper, now: datetime) -> Any:
+        return await run_once(self, now + timedelta(seconds=self._ctx.timers.lease_ttl_s / 2))
 
-    replace(leases, "close", hasty)
+    replace(Reaper, "run_once", hasty)
 
 
 def reaper_asleep(replace: Patch) -> None:
@@ -328,9 +317,11 @@ def capability_ignored(replace: Patch) -> None:
 
 
 def nobody_woken(replace: Patch) -> None:
+    async def run_once(self: Offers, now: datetime) -> Counter[str]:
+        return Counter()
+
     replace(ReadyIndex, "wake", lambda self: None)
-    replace(Offers, "after_commit", lambda self, job, events: None)
-    replace(Offers, "seat_freed", lambda self: None)
+    replace(Offers, "run_once", run_once)
 
 
 def trust_without_end(replace: Patch) -> None:
@@ -431,13 +422,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation("tidied-unsaved", "14", "trees are deleted whatever is in them", tidied_unsaved),
     Mutation("trust-without-end", "15", "a factory ignores its trust window", trust_without_end, ("pause", "cut-off")),
-    Mutation(
-        "closed-lease-renewed",
-        "15",
-        "a renewal reopens a closed lease",
-        closed_lease_renewed,
-        ("pause", "cut-off", "store-weather"),
-    ),
     Mutation(
         "reaped-unclosed", "15", "the reaper does not close the lease first", reaped_unclosed, ("pause", "cut-off")
     ),

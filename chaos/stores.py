@@ -136,27 +136,31 @@ class StoreLine:
             case "unavailable":
                 raise Indefinite("simulated: 503")
             case "never":
-                await asyncio.sleep(TIMEOUT_S)
-                raise Indefinite("simulated: timed out, and never applied")
+                await self._given_up()
+                raise Indefinite("simulated: never applied")
             case "unheard":
                 await call()
-                await asyncio.sleep(TIMEOUT_S)
+                await self._given_up()
                 raise Indefinite("simulated: applied, and the answer was lost")
             case "late":
                 self._land_later(call)
-                await asyncio.sleep(TIMEOUT_S)
-                raise Indefinite("simulated: timed out, and still on its way")
+                await self._given_up()
+                raise Indefinite("simulated: still on its way")
             case _:  # resent: the client library sends again by itself, and meets its own success
                 written = await call()
                 if isinstance(written, Written) and written.ok:
                     return Written(Verdict.CONFLICT)
                 return written
 
+    async def _given_up(self) -> None:
+        """A connection that breaks is noticed at once, one that falls silent by the timeout."""
+        await asyncio.sleep(self._chance.choice((0.0, 0.05, TIMEOUT_S)))
+
     def _land_later(self, call: Call) -> None:
         """Of no process: it is on the wire already, whoever dies meanwhile."""
 
         async def land() -> None:
-            await asyncio.sleep(TIMEOUT_S + self._chance.uniform(-TIMEOUT_S, LATEST_S))
+            await asyncio.sleep(self._chance.uniform(0.0, TIMEOUT_S + LATEST_S))
             await call()
 
         asyncio.get_running_loop().create_task(land(), context=contextvars.Context())

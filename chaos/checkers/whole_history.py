@@ -1,7 +1,7 @@
 """Promise 6: each transition has exactly one event, in order, without a gap; runs and leases follow from them.
 
-Decides from the documents: seq 1..job.seq, ids, the chain of stages, one run for each claimed event and one claimed
-event for each run, a run's end for each term's, leases only of terms that were granted to their holder, and a closed
+Decides from the documents: seq 1..job.seq, ids, the chain of stages, the retries used, one run for each
+claimed event and one claimed event for each run, a run's end for each term's, leases only of terms that were granted to their holder, and a closed
 lease where a coordinator ended the term.
 Silent about the run and lease of a term that still has an event in its job's outbox: they may be yet to come. Silent
 about a lease that is not there: what is inert may be deleted.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from chaos.checkers.view import Term, TermKey, View, view_of
 from chaos.history import Doc, History, Violation
 from schemas.ids import event_id, lease_id, run_id
+from schemas.job import CHARGED
 
 NAME = "whole_history"
 
@@ -66,9 +67,23 @@ def _chain(job_id: str, job: Doc, events: list[Doc]) -> Iterator[Violation]:
         yield Violation(NAME, f"{job_id} is {job['stage']}, its last event leads to {stage}")
     if job.get("pendingEvents", 0) != len(job.get("outbox") or ()):
         yield Violation(NAME, f"{job_id} counts {job['pendingEvents']} events in its outbox of {len(job['outbox'])}")
+    used = _retries_used(events)
+    if (says := (job.get("retries") or {}).get("used", used)) != used:
+        yield Violation(NAME, f"{job_id} counts {says} used retries, its history has {used}")
     held = events[-1]["to"] in ("assigned", "building")
     if held != (job.get("holder") is not None):
         yield Violation(NAME, f"{job_id} is {stage} and its holder is {job.get('holder')}")
+
+
+def _retries_used(events: list[Doc]) -> int:
+    """Charged outcomes since a person last gave the job all its tries back."""
+    used = 0
+    for event in events:
+        if event["type"] in ("requeued", "changes_requested"):
+            used = 0
+        elif event["type"] == "reported" and event["data"].get("outcome") in CHARGED:
+            used += 1
+    return used
 
 
 def _runs(view: View, on_their_way: set[TermKey]) -> Iterator[Violation]:

@@ -52,6 +52,7 @@ CONTAINERS = ("fleet_jobs", "fleet_events", "fleet_runs", "fleet_leases")
         ("fleet_events", 2, {"id": "another"}),
         ("fleet_jobs", 0, {"stage": "failed"}),
         ("fleet_jobs", 0, {"pendingEvents": 1}),
+        ("fleet_jobs", 0, {"retries": {"max": 2, "used": 1}}),
         ("fleet_jobs", 0, {"holder": {"factoryId": "f1"}}),
         ("fleet_runs", 0, None),
         ("fleet_runs", 1, {"endedAt": None}),
