@@ -82,12 +82,16 @@ class Operator:
         if act.action in ("pause", "resume"):
             return await self._pauses(act.product_id, paused=act.action == "pause")
         key = JobKey(act.product_id, job_id_for(act.product_id, act.key))
-        await self.does(act.action, key)
+        idempotency_key = await self.does(act.action, key)
+        if act.again_s is not None:
+            await asyncio.sleep(act.again_s)
+            await self.does(act.action, key, idempotency_key)
 
-    async def does(self, action: str, key: JobKey) -> None:
-        """Ship, cancel, … or approve. A refusal is an answer."""
-        self._acts += 1
-        idempotency_key = f"a{self._acts}"
+    async def does(self, action: str, key: JobKey, idempotency_key: str | None = None) -> str:
+        """Ship, cancel, … or approve; gives the idempotency key that it was asked under. A refusal is an answer."""
+        if idempotency_key is None:
+            self._acts += 1
+            idempotency_key = f"a{self._acts}"
 
         async def act(ctx: Context, _gone: Any) -> Message:
             if action == "approve":
@@ -110,6 +114,7 @@ class Operator:
         }
         with contextlib.suppress(FleetError):
             await self._insists("act", message, act)
+        return idempotency_key
 
     async def _epoch_of(self, ctx: Context, key: JobKey) -> int:
         job = await self._world.job(key)

@@ -261,7 +261,7 @@ def cut_off(world: World, fault: Fault) -> Mend:
 
 
 def stray(world: World, fault: Fault) -> None:
-    """Messages of factories come once more, long after; and ends of running terms that are wrong in a word."""
+    """Messages of factories come once more, long after; and what holders say, wrong in a word."""
     chance = random.Random(f"{world.plan.seed} {fault.at_s}")
     link = SimRestLink(world.rest, Process("stray"), "stray", world.scribe)
     said = [record.data for record in world.history.of("asked") if record.data["op"] in STRAY_OPS]
@@ -271,7 +271,7 @@ def stray(world: World, fault: Fault) -> None:
         raise NotNow
     for _ in range(int(fault.how["messages"])):
         if begun and chance.random() < 0.5:
-            asked = "release", _wrong_end(chance.choice(begun), chance)
+            asked = chance.choice(("release", "renew", "start")), _wrong_end(chance.choice(begun), chance)
         else:
             data = chance.choice(said)
             asked = data["op"], dict(data["message"])

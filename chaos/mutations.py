@@ -15,8 +15,9 @@ from typing import Any
 from unittest.mock import patch
 
 from bus.port import Message
+from chaos import wires
 from chaos.machines import Machine
-from coordinator import leases
+from coordinator import inbox, leases
 from coordinator.domain import guards
 from coordinator.domain import job as transitions
 from coordinator.domain import lease as lease_rules
@@ -220,12 +221,9 @@ def lock_freed_at_start(replace: Patch) -> None:
 
 
 def _replace_op(replace: Patch, op: str, handler: Any) -> None:
-    import chaos.wires
-    import coordinator.inbox
-
     ops = {**OPS, op: (OPS[op][0], handler)}
-    replace(coordinator.inbox, "OPS", ops)
-    replace(chaos.wires, "OPS", ops)
+    for module in (inbox, wires):
+        replace(module, "OPS", ops)
 
 
 def lock_written_apart(replace: Patch) -> None:
@@ -238,6 +236,57 @@ def lock_written_apart(replace: Patch) -> None:
         return await commit(self, stored, type(step)(step.after), op)
 
     replace(Transactor, "_commit", apart)
+
+
+def renewed_for_anyone(replace: Patch) -> None:
+    async def check_holder(ctx: Any, key: Any, factory_id: str, session_id: str, lease_epoch: int) -> Job:
+        stored = await read_job(ctx.store, key)
+        if stored is None or stored.job.holder is None or stored.job.lease_epoch != lease_epoch:
+            raise FleetError(ErrorCode.FENCED, "not held")
+        return stored.job
+
+    replace(terms, "check_holder", check_holder)
+
+
+def terms_fall(replace: Patch) -> None:
+    """1, 3, 2, 5, 4, …: each term has an epoch of its own, and not all are above those before."""
+
+    def next_epoch(job: Job) -> dict[str, Any]:
+        now = job.granted_epoch
+        following = now + 3 if now % 2 == 0 else 3 if now == 1 else now - 1
+        return {"lease_epoch": following, "granted_epoch": following - 1}
+
+    replace(transitions, "_next_epoch", next_epoch)
+
+
+def action_repeats(replace: Patch) -> None:
+    """What an operator asked before, and what was undone since, is done again by the repeat."""
+    already = Transactor._already
+
+    async def forgetful(self: Transactor, job: Job, op: Any, first_seq: int, tries: int) -> Any:
+        return await already(self, job, op, first_seq, tries) if tries else None
+
+    replace(Transactor, "_already", forgetful)
+
+
+def bus_is_needed(replace: Patch) -> None:
+    """A coordinator that has lost the bus answers nobody over REST either."""
+
+    def needing(handler: Any) -> Any:
+        async def handled(ctx: Any, request: Any, *waits: Any) -> Any:
+            if not ctx.send_control.__self__._bus.connected:
+                raise FleetError(ErrorCode.UNAVAILABLE, "the bus is gone")
+            return await handler(ctx, request, *waits)
+
+        return handled
+
+    ops = {op: (model, needing(handler)) for op, (model, handler) in OPS.items()}
+    replace(wires, "OPS", ops)
+
+
+def launcher_waits(replace: Patch) -> None:
+    """The launcher is given a minute more than the trust: a stopped factory's engine runs on."""
+    replace(TrustWindow, "until_s", property(lambda self: self._until_s + 60.0))
 
 
 def reaped_unclosed(replace: Patch) -> None:
@@ -384,6 +433,8 @@ def retry_not_charged(replace: Patch) -> None:
 
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation("racy-store", "1", "a commit reads, waits and writes", racy_store),
+    Mutation("renewed-for-anyone", "1", "a renewal is answered to any session", renewed_for_anyone, ("stray",)),
+    Mutation("terms-fall", "2", "a later term has a lower epoch", terms_fall, ("crash",)),
     Mutation("epoch-not-moved", "2", "a job that comes back to the queue keeps its epoch", epoch_not_moved),
     Mutation("granted-epoch-ignored", "2", "a grant does not use its epoch up", granted_epoch_ignored),
     Mutation(
@@ -402,8 +453,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         ("store-weather", "crash-at-write"),
     ),
     Mutation("claim-not-idempotent", "7", "the repeat of a claim is a new claim", claim_not_idempotent),
+    Mutation("action-repeats", "7", "the repeat of an action is an action", action_repeats),
     Mutation("repeat-refused", "7", "the repeat of what was accepted is refused", repeat_refused, ("stray",)),
     Mutation("offer-is-authority", "8", "an offer is taken for a grant", offer_is_authority),
+    Mutation("bus-is-needed", "8", "without the bus nobody is answered", bus_is_needed, ("bus-outage",)),
     Mutation("lock-ignored", "9", "nobody looks at who holds the lock", lock_ignored),
     Mutation("lock-freed-at-start", "9", "the lock is given up when the work begins", lock_freed_at_start),
     Mutation(
@@ -421,6 +474,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "pushed-without-trust", "14", "a superseded holder pushes and publishes", pushed_without_trust, ("pause",)
     ),
     Mutation("tidied-unsaved", "14", "trees are deleted whatever is in them", tidied_unsaved),
+    Mutation("launcher-waits", "15", "the engine of a stopped factory runs on", launcher_waits, ("pause",)),
     Mutation("trust-without-end", "15", "a factory ignores its trust window", trust_without_end, ("pause", "cut-off")),
     Mutation(
         "reaped-unclosed", "15", "the reaper does not close the lease first", reaped_unclosed, ("pause", "cut-off")

@@ -50,12 +50,16 @@ class JobPlan:
 
 @dataclass(frozen=True)
 class Act:
-    """What an operator does: an action on the job of `key`, or pause and resume of a product."""
+    """What an operator does: an action on the job of `key`, or pause and resume of a product.
+
+    `again_s`: so much later it is said once more, under the same idempotency key.
+    """
 
     at_s: float
     action: str
     product_id: str
     key: str = ""
+    again_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,11 @@ def _acts(chance: random.Random, jobs: tuple[JobPlan, ...], budgets: bool) -> tu
     for _ in range(chance.randrange(6)):
         job = chance.choice(jobs)
         action = chance.choice(("cancel", "cancel", "requeue", "requeue", "preempt"))
-        acts.append(Act(job.at_s + chance.uniform(0, 60), action, job.product_id, job.key))
+        at_s = job.at_s + chance.uniform(0, 60)
+        again_s = chance.choice((None, chance.uniform(1, 30)))
+        acts.append(Act(at_s, action, job.product_id, job.key, again_s))
+        if action == "cancel" and again_s is not None and chance.random() < 0.7:
+            acts.append(Act(at_s + again_s / 2, "requeue", job.product_id, job.key))
     if budgets and chance.random() < 0.6:
         product, at_s = chance.choice(PRODUCTS), chance.uniform(5, 60)
         acts += [Act(at_s, "pause", product), Act(at_s + chance.uniform(5, 40), "resume", product)]

@@ -14,6 +14,7 @@ import logging
 import random
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -182,7 +183,9 @@ def run_plan(plan: Plan, converges_within_s: float = CONVERGED_WITHIN_S) -> Ran:
         sys.unraisablehook = lambda _: None
         PROCESSES.clear()
         gc.enable()
-        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of coroutines that nobody awaited: who would have, is dead
+            gc.collect()
         sys.unraisablehook = unraisable
         logging.disable(logging.NOTSET)
 

@@ -52,8 +52,8 @@ async def renew(
 async def close(store: Store, clock: Clock, job: Job, ttl_s: float, cause: Cause, overdue: datetime) -> bool:
     """Closes the term's lease, or creates it closed. False: a renewal came first, so there is no reason to end it.
 
-    For `Cause.EXPIRED` the lease must still have expired at or before `overdue` when it is closed. What is judged by the
-    job is judged by a job read after the lease: a start or a new stop in between then rewrites that lease or is seen.
+    For `Cause.EXPIRED` the lease must still have expired at or before `overdue` when it is closed. What is judged by
+    the job is judged by one read after the lease: a start or a new stop in between rewrites that lease or is seen.
     Our own success may come back as a conflict: then the next read, or the next run, finds it closed.
     """
     for _ in range(TRIES_MAX):

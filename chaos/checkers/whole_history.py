@@ -1,8 +1,8 @@
 """Promise 6: each transition has exactly one event, in order, without a gap; runs and leases follow from them.
 
-Decides from the documents: seq 1..job.seq, ids, the chain of stages, the retries used, one run for each
-claimed event and one claimed event for each run, a run's end for each term's, leases only of terms that were granted to their holder, and a closed
-lease where a coordinator ended the term.
+Decides from the documents: seq 1..job.seq, ids, the chain of stages, the retries used, one run for each claimed event
+and one claimed event for each run, a run's end for each term's, leases only of terms that were granted to their holder,
+and a closed lease where a coordinator ended the term.
 Silent about the run and lease of a term that still has an event in its job's outbox: they may be yet to come. Silent
 about a lease that is not there: what is inert may be deleted.
 """
