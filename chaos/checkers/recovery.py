@@ -43,7 +43,7 @@ def _terms_of_the_gone(view: View, session: Session, gone: list[tuple[Record, fl
         for record, back in gone if span is not None else ():
             if span is None or span[1] <= record.at or span[0] >= back:
                 continue
-            due = _runs_out(view, session, max(record.at, span[0]))
+            due = _runs_out(view, session, _last_heard(view, term, session, max(record.at, span[0]), back))
             until = min(span[1], back, view.over_at)
             needed = view.timer("reaperS", 5.0) * (1 + DRIFT) + PASS_S
             if any(min(high, until) - max(low, due) > needed for low, high in view.working):
@@ -61,6 +61,16 @@ def _open(view: View, term: Term) -> tuple[float, float] | None:
     if span is None and term.end is None and term.key in view.told_of:
         return min(told.at for told in view.told_of[term.key]), inf
     return span
+
+
+def _last_heard(view: View, term: Term, session: Session, gone_at: float, back: float) -> float:
+    """Late repeats of what the holder had said keep its term alive, since nobody can tell them from the holder."""
+    repeats = (
+        ask.end.at
+        for ask in view.asks_by_session[session]
+        if ask.end is not None and gone_at < ask.record.at < back and ask.message.get("jobId") == term.job_id
+    )
+    return max(repeats, default=gone_at)
 
 
 def _runs_out(view: View, session: Session, gone_at: float) -> float:

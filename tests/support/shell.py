@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -13,6 +14,11 @@ import orjson
 from tests.support.service import PLAIN_ENV, Service
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
+
+
+def hears_ctrl_c() -> None:
+    """Tests that are run in the background ignore SIGINT, and what they start inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass
@@ -57,6 +63,7 @@ class Shell:
                 env={**self.env(), "PYTHONUNBUFFERED": "1"},
                 stdout=out,
                 stderr=errors,
+                preexec_fn=hears_ctrl_c,
             )
         self.begun.append(process)
         return process

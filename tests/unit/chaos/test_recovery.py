@@ -141,3 +141,14 @@ def test_a_job_that_forgot_its_checkpoint() -> None:
     told, job = saved()
     told.doc(job)["checkpoint"] = None
     assert len(found(NAME, told)) == 1
+
+
+def test_a_term_that_a_late_repeat_of_its_holders_words_renewed() -> None:
+    told, job = held()
+    told.at(10).note("down", "factory:f1", life=1, how="killed")
+    ask = told.at(50).asked("renew", told.term(job, "f1"), "stray")
+    told.answered(ask, "stray", stage="building", stop=None, term={})
+    told.at(120).reaped(job)
+    assert found(NAME, told) == []
+    told.at(170).note("calm", "world")
+    assert found(NAME, told) == []
