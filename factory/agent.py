@@ -83,9 +83,10 @@ class Agent:
     async def _open_session(self, last_session_no: int | None, remember: Callable[[int], None]) -> tuple[str, ...]:
         """Old reports first, then hello."""
         await self._holdings.settle_old_reports()
-        number = None if last_session_no is None else last_session_no + 1
-        if number is None:
-            number = (await self._hello(None)).session_no  # the counter is lost: this only asks what to say
+        number = 1 if last_session_no is None else last_session_no + 1
+        if last_session_no is None or self._settings.takeover:
+            # The counter is lost, or behind that of another machine: this only asks what to say.
+            number = max(number, (await self._hello(None)).session_no)
         remember(number)  # on the disk before it is said
         answer = await self._hello(number)
         self._note_entitled(answer)

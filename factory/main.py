@@ -208,7 +208,9 @@ def main(
     detect: Annotated[bool, typer.Option(help="Look at the machine for more of what it is enrolled for.")] = True,
     seats: Annotated[int, typer.Option(min=1, max=256, help="Jobs that it can run at once.")] = 1,
     workspace: Annotated[list[str] | None, typer.Option(help="/path/as/in/manifests=/folder/here; repeat it.")] = None,
-    takeover: Annotated[bool, typer.Option(help="Replace a session that seems alive (its counter is lost).")] = False,
+    takeover: Annotated[
+        bool, typer.Option(help="Replace whichever session there is, even one that seems alive.")
+    ] = False,
     rpc_timeout: Annotated[float, typer.Option(help="Seconds before a bus request is repeated over REST.")] = 0.5,
     long_poll: Annotated[float, typer.Option(help="Seconds that a claim over REST waits for work.")] = 20.0,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,

@@ -165,7 +165,14 @@ class FactoryLife:
     """One life of a factory process. `died` as by SIGKILL: nothing more is said."""
 
     def __init__(
-        self, world: World, factory_id: str, data: Path, seats: int, capabilities: tuple[str, ...], drain_grace_s: float
+        self,
+        world: World,
+        factory_id: str,
+        data: Path,
+        seats: int,
+        capabilities: tuple[str, ...],
+        drain_grace_s: float,
+        takeover: bool,
     ) -> None:
         clock, entropy = LoopClock(), world.entropy
         self.identity = Identity(data)
@@ -206,7 +213,7 @@ class FactoryLife:
             seats,
             lambda: vitals(),  # looked up at each call, so that a test can break it
             "linux",
-            takeover=False,
+            takeover=takeover,
             drain_grace_s=drain_grace_s,
         )
         self.agent = Agent(settings, self.wire, self.link, self.bus, self.holdings, self.asking)
@@ -254,6 +261,7 @@ class World:
         capabilities: tuple[str, ...] = (),
         data: str | None = None,
         drain_grace_s: float = 30.0,
+        takeover: bool = False,
     ) -> FactoryLife:
         """Begins a life; wait for `opened`. `data`: a folder other than the factory's usual one."""
         enrolment = FactoryDoc(
@@ -261,7 +269,7 @@ class World:
         )
         await factories.enroll(self.ctx, enrolment)
         folder = self.folder / (data or factory_id)
-        life = FactoryLife(self, factory_id, folder, seats, capabilities, drain_grace_s)
+        life = FactoryLife(self, factory_id, folder, seats, capabilities, drain_grace_s, takeover)
         self.lives.append(life)
         return life
 

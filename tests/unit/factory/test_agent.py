@@ -88,6 +88,24 @@ async def test_a_fenced_session_ends_kills_its_engine_and_says_nothing_more(
 
 
 @in_virtual_time
+async def test_a_machine_whose_counter_has_fallen_behind_anothers_takes_over_when_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet_world(tmp_path, monkeypatch) as world:
+        await (await (await world.factory("f1")).opened()).died()
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "session-number").write_text("7\n")
+        other = await (await world.factory("f1", data="elsewhere")).opened()
+        with pytest.raises(FencedSession):
+            await (await world.factory("f1")).task
+        back = await (await world.factory("f1", takeover=True)).opened()
+        assert (other.wire.session_no, back.wire.session_no) == (8, 9)
+        with pytest.raises(FencedSession):
+            await other.task
+
+
+@in_virtual_time
 async def test_a_lost_counter_is_asked_for_and_noted_before_hello_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
