@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import orjson
+
 from bus.port import (
     BusError,
     BusTimeout,
@@ -23,7 +25,7 @@ from bus.port import (
 )
 from bus.rights import Rights
 from bus.serving import Counts, Serving, announce, check_size, tell
-from bus.subjects import event_wildcard
+from bus.subjects import came_subject, event_wildcard, gone_subject
 from runtime.entropy import Entropy
 
 log = logging.getLogger(__name__)
@@ -155,6 +157,14 @@ class MemoryBroker:
         if bus in self._clients:
             self._clients.remove(bus)
 
+    def tell_presence(self, subject: str, bus: MemoryBus) -> None:
+        """Of a client's coming or going, to whoever is connected: the broker's own word suffers no faults."""
+        if self.running and bus.public is not None:
+            message = Message(subject, orjson.dumps({"client": {"user": bus.public, "name": bus.name}}))
+            for subscription in self._chosen(subject):
+                arrive = partial(_deliver, subscription, subscription.bus.term, message)
+                asyncio.get_running_loop().call_soon(arrive)
+
     def route(self, message: Message, message_id: str | None) -> bool:
         """Sets the deliveries under way. False if nobody listens."""
         if self._records and message_id is not None and matches(event_wildcard(), message.subject):
@@ -197,7 +207,7 @@ def _deliver(subscription: _Subscription, term: int, message: Message) -> None:
 
 
 class MemoryBus:
-    """One client of a MemoryBroker. `inbox_prefix` and `rights` are as a real broker's user would have them."""
+    """One client of a MemoryBroker. `inbox_prefix`, `rights`, `public`: as a real broker's user would have them."""
 
     def __init__(
         self,
@@ -206,8 +216,10 @@ class MemoryBus:
         name: str = "client",
         inbox_prefix: str | None = None,
         rights: Rights | None = None,
+        public: str | None = None,
     ) -> None:
         self.name = name
+        self.public = public
         self.cut_off = False
         self.term = 0  # counts this client's connections
         self._broker = broker
@@ -244,7 +256,9 @@ class MemoryBus:
 
     async def close(self) -> None:
         self._closed = True
-        self._connected = False
+        if self._connected:
+            self._connected = False
+            self._broker.tell_presence(gone_subject(), self)
         self._broker.leave(self)
         self._fail_asked()
         for subscription in list(self._subscriptions):
@@ -316,6 +330,7 @@ class MemoryBus:
     def lose(self) -> None:
         if self._connected:
             self._connected = False
+            self._broker.tell_presence(gone_subject(), self)
             self._fail_asked()
             asyncio.get_running_loop().call_soon(announce, self._changes, False)
 
@@ -327,6 +342,7 @@ class MemoryBus:
         if self._broker.running and not (self._connected or self.cut_off or self._closed):
             self._connected = True
             self.term += 1
+            self._broker.tell_presence(came_subject(), self)
             asyncio.get_running_loop().call_soon(announce, self._changes, True)
 
     def _add(self, subscription: _Subscription) -> _Subscription:

@@ -22,6 +22,7 @@ import nkeys
 
 from bus.port import MESSAGE_BYTES_MAX
 from bus.rights import Rights, factory_rights
+from bus.subjects import came_subject, gone_subject
 from runtime.children import dying_with_parent
 
 HOST = "127.0.0.1"
@@ -63,6 +64,13 @@ class BrokerUser:
         return factory_rights(self.factory_id, self.products, self.capabilities)
 
 
+# What the broker tells of its clients, and the subject under which coordinators hear it.
+PRESENCE = (
+    ("$SYS.ACCOUNT.FLEET.CONNECT", came_subject()),
+    ("$SYS.ACCOUNT.FLEET.DISCONNECT", gone_subject()),
+)
+
+
 @dataclass(frozen=True)
 class BrokerConfig:
     """Who may connect: public keys only. `system_public` hears whom the broker sees come and go."""
@@ -89,8 +97,15 @@ def render_config(config: BrokerConfig, directory: Path, port: int) -> str:
         },
         "system_account": "SYS",
         "accounts": {
-            "SYS": {"users": [{"nkey": config.system_public}]},
-            "FLEET": {"jetstream": "enabled", "users": [{"nkey": config.coordinator_public}, *factories]},
+            "SYS": {
+                "users": [{"nkey": config.system_public}],
+                "exports": [{"stream": subject, "accounts": ["FLEET"]} for subject, _ in PRESENCE],
+            },
+            "FLEET": {
+                "jetstream": "enabled",
+                "users": [{"nkey": config.coordinator_public}, *factories],
+                "imports": [{"stream": {"account": "SYS", "subject": sub}, "to": to} for sub, to in PRESENCE],
+            },
         },
     }
     return json.dumps(document, indent=1)

@@ -55,6 +55,26 @@ def roster_wildcard() -> str:
     return f"{PREFIX}.roster.*"
 
 
+def client_name(factory_id: str, session_id: str) -> str:
+    """How a factory's connection calls itself, so that the broker's word of its end names the session."""
+    return f"{check_name(factory_id)}/{session_id}"
+
+
+def session_of_client(name: str) -> str:
+    """Empty where the name is not a factory's."""
+    return name.partition("/")[2]
+
+
+def came_subject() -> str:
+    """The broker tells here of each client that connects: `{"client": {"user": its public key, "name": …}}`."""
+    return f"{PREFIX}.presence.came"
+
+
+def gone_subject() -> str:
+    """The broker tells here, in the same form, of each client whose connection has ended."""
+    return f"{PREFIX}.presence.gone"
+
+
 def event_subject(product_id: str, job_id: str) -> str:
     return f"{PREFIX}.events.{check_name(product_id)}.{check_id(job_id)}"
 

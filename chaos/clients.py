@@ -47,7 +47,11 @@ class Operator:
 
     async def enrolls(self, plan: FactoryPlan) -> None:
         doc = FactoryDoc(
-            id=plan.id, product_id=plan.products[0], products=plan.products, enrolled_capabilities=plan.capabilities
+            id=plan.id,
+            product_id=plan.products[0],
+            products=plan.products,
+            enrolled_capabilities=plan.capabilities,
+            bus_key=plan.bus_key,
         )
 
         async def act(ctx: Context, _gone: Any) -> Message:

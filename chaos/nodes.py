@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bus.rights import factory_rights
-from bus.subjects import inbox_prefix
+from bus.subjects import client_name, inbox_prefix
 from chaos.machines import DriftingClock, Launcher, Machine, ScriptedTrees
 from chaos.plan import TTL_S, CoordinatorPlan, FactoryPlan
 from chaos.processes import Process
@@ -167,9 +167,15 @@ class FactoryLife:
         self.process = Process(node.name)
         self._world = world
         entropy = Entropy(random.Random(f"{world.plan.seed} {node.name}{node.where} {life}"))
+        session_id = entropy.token()
         rights = factory_rights(plan.id, plan.products, plan.capabilities)
         self.bus = ProcessBus(
-            world.broker, self.process, name=plan.id, inbox_prefix=inbox_prefix(plan.id), rights=rights
+            world.broker,
+            self.process,
+            name=client_name(plan.id, session_id),
+            inbox_prefix=inbox_prefix(plan.id),
+            rights=rights,
+            public=plan.bus_key,
         )
         self.rest = SimRestLink(world.rest, self.process, node.name, world.scribe)
         self.link = FailoverLink(SimBusLink(self.bus, plan.id, world.scribe), self.rest)  # type: ignore[arg-type]
@@ -177,12 +183,12 @@ class FactoryLife:
         self.identity = Identity(machine.folder)
         self.trees = ScriptedTrees(machine, life)
         self.launcher = Launcher(machine, self.process, life)
-        wire = Wire(plan.id, self.link, node.clock, entropy)
-        self.launcher.session_id = wire.session_id
+        wire = Wire(plan.id, self.link, node.clock, entropy, session_id)
+        self.launcher.session_id = session_id
         self.agent: Agent | None = None
         world.note(
             "up", node.name, life=life, seats=plan.seats, engines=[Engine.SHELL], capabilities=list(plan.capabilities),
-            sessionId=wire.session_id,
+            sessionId=session_id,
         )  # fmt: skip
         self.process.spawn(self._live(wire, takeover))
 

@@ -27,6 +27,10 @@ class FactoryPlan:
     drift: float
     by_rest_alone: bool = False  # a client in sh: no heartbeat, no bus, session `rest`
 
+    @property
+    def bus_key(self) -> str:
+        return f"key-of-{self.id}"
+
 
 @dataclass(frozen=True)
 class CoordinatorPlan:

@@ -12,6 +12,7 @@ import orjson
 
 from bus.memory import MemoryBroker, MemoryBus, _Subscription
 from bus.port import Listener
+from bus.subjects import gone_subject
 from chaos.history import History
 from chaos.processes import Process
 from coordinator.context import Context
@@ -53,7 +54,10 @@ class ProcessBus(MemoryBus):
 
     def vanish(self) -> None:
         """Its process was killed, and the broker sees the connection end."""
-        self._closed, self._connected = True, False
+        self._closed = True
+        if self._connected:
+            self._connected = False
+            self._broker.tell_presence(gone_subject(), self)
         self._broker.leave(self)
         for subscription in list(self._subscriptions):
             subscription.stopped = True

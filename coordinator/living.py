@@ -14,6 +14,7 @@ from coordinator.feed import Feed
 from coordinator.inbox import Inbox
 from coordinator.logs import LogFiles
 from coordinator.loops.services import Loops
+from coordinator.loops.vanished import Vanished
 from coordinator.outward import Outward
 from schemas.ids import JobKey
 
@@ -47,10 +48,12 @@ async def living(
             loops.offers.seat_freed()
         ctx.ready.wake()
 
+    vanished = Vanished(ctx, bus)
     inbox = Inbox(ctx, bus, on_foreign_event)
     await apply(ctx, enrolments or Enrolments())
     bus.on_change(on_change)
     await inbox.start(logs)
+    await vanished.start()
     await bus.start()
     await loops.start()
     outward.start()
@@ -58,6 +61,7 @@ async def living(
         yield Living(feed, loops)
     finally:
         await inbox.stop()
+        await vanished.stop()
         await loops.stop()
         await outward.stop()
         await bus.close()

@@ -20,7 +20,7 @@ import typer
 from bus.nats import NatsBus
 from bus.none import NoBus
 from bus.port import Bus, BusError
-from bus.subjects import inbox_prefix, log_subject
+from bus.subjects import client_name, inbox_prefix, log_subject
 from factory.agent import Agent, AgentSettings, FencedSession
 from factory.asking import Asking
 from factory.detect import detected_here
@@ -87,14 +87,14 @@ def found_engines() -> dict[Engine, EngineAdapter]:
     return found
 
 
-def make_bus(settings: Settings) -> Bus:
+def make_bus(settings: Settings, session_id: str) -> Bus:
     if settings.bus_url is None:
         return NoBus()
     return NatsBus(
         settings.bus_url,
         nkey_seed=settings.bus_seed,
         inbox_prefix=inbox_prefix(settings.factory_id),
-        name=settings.factory_id,
+        name=client_name(settings.factory_id, session_id),
     )
 
 
@@ -102,7 +102,8 @@ async def run(settings: Settings) -> None:
     """Raises AlreadyLocked, FencedSession, or FleetError where the coordinator refuses this factory."""
     identity = Identity(settings.data)
     clock, entropy = SystemClock(), system_entropy()
-    bus = make_bus(settings)
+    session_id = entropy.token()
+    bus = make_bus(settings, session_id)
     rest = RestLink(settings.url, settings.token, settings.rest_timeout_s)
     pruning: asyncio.Task[None] | None = None
     try:
@@ -112,7 +113,7 @@ async def run(settings: Settings) -> None:
         await bus.start()
         link = FailoverLink(BusLink(bus, settings.factory_id, settings.rpc_timeout_s), rest)
         bus.on_change(link.bus_changed)
-        wire = Wire(settings.factory_id, link, clock, entropy)
+        wire = Wire(settings.factory_id, link, clock, entropy, session_id)
         workspaces = Workspaces(settings.data / "work", dict(settings.workspaces))
         kept = await workspaces.set_aside_left_over()
         if kept:

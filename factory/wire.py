@@ -28,9 +28,11 @@ class Answered(NamedTuple):
 class Wire:
     """One session's identity on the wire. `ask_no` rises with every ask, so that the coordinator can order them."""
 
-    def __init__(self, factory_id: str, link: Link, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self, factory_id: str, link: Link, clock: Clock, entropy: Entropy, session_id: str | None = None
+    ) -> None:
         self.factory_id = factory_id
-        self.session_id = entropy.token()
+        self.session_id = session_id or entropy.token()
         self.session_no = 0
         self._ask_no = 0
         self._link = link

@@ -1,13 +1,15 @@
 """Which terms were recovered early (promise 15) from a holder that lived and could not know of it.
 
-By a newer session of its factory, or at the deadline of a stop that it had not heard of. `expired` may hide either,
-since another coordinator may finish what was begun, so it counts as one where there was a newer session or a stop.
+By a newer session of its factory, at the deadline of a stop that it had not heard of, or as vanished while it could
+reach nobody. `expired` may hide each, since another coordinator may finish what was begun, so it counts as one where
+there was a newer session, a stop, or such trouble.
 """
 
 from __future__ import annotations
 
 from chaos.checkers.view import Term, View
 
+BUS_ALONE = frozenset({"bus-weather", "bus-outage", "bus-cut", "stream-deleted", "git-trouble", "clock-jump"})
 DRIFT = 0.01
 DIES_S = 2.0  # from a process' death to its engine's
 HEARS_S = 3.0  # from when a stop's deadline is over until its engine must be
@@ -17,7 +19,20 @@ def recovered_early(view: View, term: Term, at: float) -> bool:
     """Whether at `at` its holder could still take itself for one."""
     if term.cause in ("session_gone", "expired") and _superseded(view, term, at):
         return True
+    if term.cause in ("vanished", "expired") and _cut_off(view, term, at):
+        return True
     return term.cause in ("stop_deadline", "expired") and _stopped_unheard(view, term)
+
+
+def _cut_off(view: View, term: Term, at: float) -> bool:
+    """There was trouble by which its factory could be heard over neither way. That of the bus alone is none."""
+    who = f"factory:{term.session[0]}"
+    return any(
+        trouble.begun <= at
+        and trouble.record.data.get("name") not in BUS_ALONE
+        and (trouble.on in (who, "rest") or not view.is_factory(trouble.on))
+        for trouble in view.troubles
+    )
 
 
 def _superseded(view: View, term: Term, at: float) -> bool:

@@ -216,7 +216,7 @@ def reap(job: Job, op: ops.Reap, now: datetime) -> Decided:
     if op.cause is ops.Cause.STOP_DEADLINE and job.stop is None:
         return _illegal(job, op, "no stop was asked for")
     outcome = Outcome.LOST
-    if job.stage is Stage.ASSIGNED and op.cause in (ops.Cause.MISSING, ops.Cause.NOT_STARTED):
+    if job.stage is Stage.ASSIGNED and op.cause in (ops.Cause.MISSING, ops.Cause.NOT_STARTED, ops.Cause.VANISHED):
         outcome = Outcome.RELEASED  # no engine ran, as far as anybody knows: nothing was lost
     if op.cause is ops.Cause.STOP_DEADLINE:
         outcome = Outcome.PREEMPTED

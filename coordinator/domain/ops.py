@@ -21,6 +21,7 @@ class Cause(StrEnum):
     NOT_STARTED = "not_started"
     MISSING = "missing"
     SESSION_GONE = "session_gone"
+    VANISHED = "vanished"
     STOP_DEADLINE = "stop_deadline"
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 
+import orjson
 import pytest
 
 from bus.port import MESSAGE_BYTES_MAX, BusError, BusTimeout, BusUnavailable, Message
 from bus.subjects import (
     COORDINATORS,
+    came_subject,
     ctl_subject,
     event_subject,
+    gone_subject,
     inbox_prefix,
     is_own_inbox,
     log_subject,
@@ -382,6 +385,7 @@ class BusContract:
             offer_subject("p9", "any"),
             offer_subject(PRODUCT, "other"),
             rpc_subject(F1, "claim"),
+            gone_subject(),
         ]
         first, second = await world.started(F1), await world.started(F2)
         for subject in [*foreign, "fleet.v1.>", "_INBOX.>", ">", *mine]:
@@ -393,3 +397,16 @@ class BusContract:
         await eventually(lambda: len(entitled) >= 3 and len(other) >= 2)
         assert [message.subject for message in entitled] == mine
         assert [message.subject for message in other] == [mine[2], ctl_subject(F2)]
+
+    async def test_coordinators_are_told_who_came_and_whose_connection_has_ended(self, world: World) -> None:
+        coordinator, told = await world.started(), Heard()
+        for subject in (came_subject(), gone_subject()):
+            await coordinator.subscribe(subject, told)
+            await coordinator.publish(subject, b"{}")  # once this is heard, the broker knows of the subscription
+        await eventually(lambda: len(told) == 2)
+        factory = await world.started(F1)
+        await factory.close()
+        await eventually(lambda: len(told) == 4)
+        assert [message.subject for message in told[2:]] == [came_subject(), gone_subject()]
+        clients = [orjson.loads(message.data)["client"] for message in told[2:]]
+        assert {(client["user"], client["name"]) for client in clients} == {(world.public_of(F1), F1)}

@@ -29,7 +29,11 @@ class MemoryWorld(World):
             return MemoryBus(self.broker, name="coordinator")
         rights = factory_rights(factory_id, [PRODUCT], [CAPABILITY] if factory_id == F1 else [])
         prefix = inbox_prefix(factory_id)
-        return MemoryBus(self.broker, name=factory_id, inbox_prefix=prefix, rights=rights)
+        public = self.public_of(factory_id)
+        return MemoryBus(self.broker, name=factory_id, inbox_prefix=prefix, rights=rights, public=public)
+
+    def public_of(self, factory_id: str) -> str:
+        return f"key-of-{factory_id}"
 
     def stop_broker(self) -> None:
         self.broker.stop()

@@ -65,6 +65,9 @@ class NatsWorld(World):
             settings=self.settings,
         )
 
+    def public_of(self, factory_id: str) -> str:
+        return self.keys.factories[factory_id].public
+
     def stop_broker(self) -> None:
         self.server.kill()
 

@@ -23,6 +23,10 @@ class World(ABC):
     def make_bus(self, factory_id: str | None) -> Bus: ...
 
     @abstractmethod
+    def public_of(self, factory_id: str) -> str:
+        """The key by which the broker knows that factory."""
+
+    @abstractmethod
     def stop_broker(self) -> None: ...
 
     @abstractmethod

@@ -57,6 +57,12 @@ class RealFleet:
 
         until(said_hello, WITHIN_S, f"sessions of {factory_ids}")
 
+    def cause(self, job_id: str, lease_epoch: int) -> str | None:
+        """Why the coordinator ended that term."""
+        events = self.client.get(f"/api/fleet/jobs/{job_id}/events?limit=500")["events"]
+        reaped = (one for one in events if one["type"] == "reaped" and one["leaseEpoch"] == lease_epoch)
+        return next((str(one["data"]["cause"]) for one in reaped), None)
+
     def ends(self, job_id: str) -> list[tuple[str, int]]:
         """How each term ended, in order."""
         events = self.client.get(f"/api/fleet/jobs/{job_id}/events", limit=500)["events"]

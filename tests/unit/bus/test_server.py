@@ -40,7 +40,13 @@ def test_a_factory_is_configured_with_its_own_subjects_only(tmp_path: Path) -> N
     users = (BrokerUser("f1", "UF1", ("p1", "p2"), ("gpu",)),)
     document = json.loads(render_config(BrokerConfig("UC", "US", users), tmp_path, 4222))
     assert document["listen"] == "127.0.0.1:4222"
-    assert document["accounts"]["SYS"] == {"users": [{"nkey": "US"}]}
+    assert document["accounts"]["SYS"]["users"] == [{"nkey": "US"}]
+    told = {row["stream"]["subject"]: row["to"] for row in document["accounts"]["FLEET"]["imports"]}
+    assert told == {
+        "$SYS.ACCOUNT.FLEET.CONNECT": "fleet.v1.presence.came",
+        "$SYS.ACCOUNT.FLEET.DISCONNECT": "fleet.v1.presence.gone",
+    }
+    assert {row["stream"] for row in document["accounts"]["SYS"]["exports"]} == set(told)
     coordinator, factory = document["accounts"]["FLEET"]["users"]
     assert coordinator == {"nkey": "UC"}
     assert factory["permissions"] == {
