@@ -28,13 +28,14 @@ from coordinator.inbox import OPS
 from coordinator.loops.offers import Offers
 from coordinator.loops.promoter import Promoter
 from coordinator.loops.reaper import Reaper
+from coordinator.loops.vanished import Vanished
 from coordinator.projector import Projector
 from coordinator.ready import ReadyIndex
 from coordinator.scheduler import plan as scheduler_plan
 from coordinator.scheduler.feasible import obstacles
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import ABSENT, JOBS, Address, Derived, Guarded, Indefinite, Verdict, Written
-from coordinator.store.queries import read_job, read_lease
+from coordinator.store.queries import read_factory, read_job, read_lease
 from coordinator.transact import Transactor
 from factory.asking import Asking
 from factory.guard import TrustWindow
@@ -307,6 +308,17 @@ def reaped_too_soon(replace: Patch) -> None:
     replace(Reaper, "run_once", hasty)
 
 
+def gone_for_good(replace: Patch) -> None:
+    """Whose connection ended is taken for dead, whatever is heard of it by the other way."""
+
+    async def still_gone(self: Vanished, client: Any, gone_at_s: float) -> Any:
+        entry = next((one for one in self._ctx.roster.entries() if one.doc.bus_key == client.public), None)
+        stored = await read_factory(self._ctx.store, entry.doc.product_id, entry.doc.id) if entry else None
+        return stored.factory if stored is not None else None
+
+    replace(Vanished, "_still_gone", still_gone)
+
+
 def reaper_asleep(replace: Patch) -> None:
     async def run_once(self: Reaper, now: Any) -> int:
         return 0
@@ -479,6 +491,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "reaped-unclosed", "15", "the reaper does not close the lease first", reaped_unclosed, ("pause", "cut-off")
     ),
+    Mutation("gone-for-good", "15", "a factory that lost the bus alone is taken for dead", gone_for_good, ("bus-cut",)),
     Mutation(
         "reaped-too-soon",
         "15",
