@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chaos.machines import DriftingClock
 from chaos.plan import TTL_S, Act, FactoryPlan, JobPlan
 from chaos.processes import Process
+from chaos.surroundings import Surroundings
 from chaos.wires import Message, SimRestLink
 from coordinator.context import Context
 from coordinator.handlers import actions, budgets, factories, intake
@@ -18,9 +19,6 @@ from schemas.errors import FleetError
 from schemas.factory import FactoryDoc
 from schemas.ids import JobKey, job_id_for
 from schemas.manifest import parse_manifest
-
-if TYPE_CHECKING:
-    from chaos.world import World
 
 AGAIN_S = 1.0
 RENEW_S = 7.0
@@ -31,7 +29,7 @@ MARGIN_S = TTL_S / 10
 class Operator:
     """Repeats what was not answered, under the same key, perhaps to another coordinator."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Surroundings) -> None:
         self.process = Process("operator:ann")
         self.link = SimRestLink(world.rest, self.process, "operator:ann", world.scribe)
         self.acknowledged: dict[str, JobKey] = {}
@@ -140,7 +138,7 @@ def _deps(plan: JobPlan) -> list[str]:
 class RestClient:
     """A factory as a shell script would be: claims, starts, renews, reports, each asked again until answered."""
 
-    def __init__(self, world: World, plan: FactoryPlan) -> None:
+    def __init__(self, world: Surroundings, plan: FactoryPlan) -> None:
         self.plan = plan
         self.clock = DriftingClock(plan.skew_s, plan.drift)
         self.process = Process(f"factory:{plan.id}")

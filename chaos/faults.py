@@ -7,18 +7,15 @@ import contextlib
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from bus.memory import NO_FAULTS, Faults
+from chaos.fleet import Fleet
 from chaos.nodes import CoordinatorNode, FactoryNode
 from chaos.plan import CALM_S, Fault
 from chaos.processes import Process
 from chaos.wires import Message, ProcessBus, SimRestLink
 from factory.link.port import Unanswered
 from schemas.errors import FleetError
-
-if TYPE_CHECKING:
-    from chaos.world import World
 
 STRAY_OPS = frozenset({"hello", "claim", "start", "checkpoint", "report", "release", "renew"})
 STRAYS_FROM_LAST = 60
@@ -30,7 +27,7 @@ class NotNow(Exception):
     """There is nothing that this fault could hit at the moment."""
 
 
-def begin(world: World, fault: Fault) -> None:
+def begin(world: Fleet, fault: Fault) -> None:
     """Begins it and sets its end, which is before the calm. A fault that has no end is noted as once."""
     try:
         mend = ENACTED[fault.name](world, fault)
@@ -54,21 +51,21 @@ def _within(wanted_s: float) -> float:
     return max(0.0, min(wanted_s, LAST_S - asyncio.get_running_loop().time()))
 
 
-def _coordinator(world: World, name: str) -> CoordinatorNode:
+def _coordinator(world: Fleet, name: str) -> CoordinatorNode:
     node = next(one for one in world.coordinators if one.name == name)
     if node.process.dead:
         raise NotNow
     return node
 
 
-def _factory(world: World, name: str) -> FactoryNode:
+def _factory(world: Fleet, name: str) -> FactoryNode:
     node = world.factories[name.removeprefix("factory:")]
     if node.life is None:
         raise NotNow
     return node
 
 
-def _process(world: World, name: str) -> Process:
+def _process(world: Fleet, name: str) -> Process:
     if name.startswith("coordinator:"):
         return _coordinator(world, name).process
     life = _factory(world, name).life
@@ -76,7 +73,7 @@ def _process(world: World, name: str) -> Process:
     return life.process
 
 
-def _bus(world: World, name: str) -> ProcessBus:
+def _bus(world: Fleet, name: str) -> ProcessBus:
     if name.startswith("coordinator:"):
         bus = _coordinator(world, name).bus
     else:
@@ -87,7 +84,7 @@ def _bus(world: World, name: str) -> ProcessBus:
     return bus
 
 
-def bus_weather(world: World, fault: Fault) -> Mend:
+def bus_weather(world: Fleet, fault: Fault) -> Mend:
     how = fault.how
     world.broker.faults = Faults(how["loss"], how["duplicate"], (0.0, how["delay_s"]))
 
@@ -97,18 +94,18 @@ def bus_weather(world: World, fault: Fault) -> Mend:
     return mend
 
 
-def bus_outage(world: World, fault: Fault) -> Mend:
+def bus_outage(world: Fleet, fault: Fault) -> Mend:
     if not world.broker.running:
         raise NotNow
     world.broker.stop()
     return world.broker.start
 
 
-def stream_deleted(world: World, fault: Fault) -> None:
+def stream_deleted(world: Fleet, fault: Fault) -> None:
     world.broker.delete_stream()
 
 
-def rest_weather(world: World, fault: Fault) -> Mend:
+def rest_weather(world: Fleet, fault: Fault) -> Mend:
     world.rest.loss, world.rest.delay_s = fault.how["loss"], fault.how["delay_s"]
 
     def mend() -> None:
@@ -117,7 +114,7 @@ def rest_weather(world: World, fault: Fault) -> Mend:
     return mend
 
 
-def store_weather(world: World, fault: Fault) -> Mend:
+def store_weather(world: Fleet, fault: Fault) -> Mend:
     weather = _coordinator(world, fault.on).weather
     weather.share = fault.how
 
@@ -127,7 +124,7 @@ def store_weather(world: World, fault: Fault) -> Mend:
     return mend
 
 
-def late_projections(world: World, fault: Fault) -> Mend:
+def late_projections(world: Fleet, fault: Fault) -> Mend:
     weather = _coordinator(world, fault.on).weather
     weather.late_projections = 0.5
 
@@ -137,7 +134,7 @@ def late_projections(world: World, fault: Fault) -> Mend:
     return mend
 
 
-def store_outage(world: World, fault: Fault) -> Mend:
+def store_outage(world: Fleet, fault: Fault) -> Mend:
     weather = _coordinator(world, fault.on).weather
     weather.down = True
 
@@ -147,7 +144,7 @@ def store_outage(world: World, fault: Fault) -> Mend:
     return mend
 
 
-def crash(world: World, fault: Fault) -> None:
+def crash(world: Fleet, fault: Fault) -> None:
     if fault.on.startswith("coordinator:"):
         coordinator = _coordinator(world, fault.on)
         coordinator.kill()
@@ -158,7 +155,7 @@ def crash(world: World, fault: Fault) -> None:
         world.later(_within(fault.how["back_s"]), factory.start)
 
 
-def crash_at_write(world: World, fault: Fault) -> None:
+def crash_at_write(world: Fleet, fault: Fault) -> None:
     """Between two writes that belong together, such as a commit and what is projected from it."""
     node = _coordinator(world, fault.on)
     assert node.line is not None
@@ -170,7 +167,7 @@ def crash_at_write(world: World, fault: Fault) -> None:
     node.line.doom = (int(fault.how["writes"]), bool(fault.how["after"]), die)
 
 
-def pause(world: World, fault: Fault) -> Mend:
+def pause(world: Fleet, fault: Fault) -> Mend:
     process = _process(world, fault.on)
     if process.stopped:
         raise NotNow
@@ -187,11 +184,11 @@ def pause(world: World, fault: Fault) -> Mend:
     return mend
 
 
-def clock_jump(world: World, fault: Fault) -> None:
+def clock_jump(world: Fleet, fault: Fault) -> None:
     _factory(world, fault.on).clock.skew_s += fault.how["by_s"]
 
 
-def drain(world: World, fault: Fault) -> None:
+def drain(world: Fleet, fault: Fault) -> None:
     factory = _factory(world, fault.on)
     assert factory.life is not None
     factory.life.drain()
@@ -205,7 +202,7 @@ def drain(world: World, fault: Fault) -> None:
     world.later(_within(fault.how["back_s"]), back)
 
 
-def twin(world: World, fault: Fault) -> None:
+def twin(world: Fleet, fault: Fault) -> None:
     """A second machine with this factory's identity, that takes over; the first one's session is fenced."""
     first = _factory(world, fault.on)
     second = FactoryNode(world, first.plan, where=f"-twin-{len(world.twins)}")
@@ -220,13 +217,13 @@ def twin(world: World, fault: Fault) -> None:
     world.later(_within(30.0), back)
 
 
-def bus_cut(world: World, fault: Fault) -> Mend:
+def bus_cut(world: Fleet, fault: Fault) -> Mend:
     bus = _bus(world, fault.on)
     bus.cut()
     return bus.heal
 
 
-def rest_cut(world: World, fault: Fault) -> Mend:
+def rest_cut(world: Fleet, fault: Fault) -> Mend:
     if fault.on.startswith("coordinator:"):
         node = _coordinator(world, fault.on)
         node.cut_off = True
@@ -245,7 +242,7 @@ def rest_cut(world: World, fault: Fault) -> Mend:
     return mend
 
 
-def cut_off(world: World, fault: Fault) -> Mend:
+def cut_off(world: Fleet, fault: Fault) -> Mend:
     """A partition: this process reaches nobody, over neither way."""
     mend_rest = rest_cut(world, fault)
     mend_bus: Mend | None = None
@@ -260,7 +257,7 @@ def cut_off(world: World, fault: Fault) -> Mend:
     return mend
 
 
-def stray(world: World, fault: Fault) -> None:
+def stray(world: Fleet, fault: Fault) -> None:
     """Messages of factories come once more, long after; and what holders say, wrong in a word."""
     chance = random.Random(f"{world.plan.seed} {fault.at_s}")
     link = SimRestLink(world.rest, Process("stray"), "stray", world.scribe)
@@ -287,7 +284,7 @@ def _wrong_end(message: Message, chance: random.Random) -> Message:
     return end | {"sessionId": "some-other-session"}
 
 
-def _say(world: World, link: SimRestLink, op: str, message: Message) -> None:
+def _say(world: Fleet, link: SimRestLink, op: str, message: Message) -> None:
     async def once() -> None:
         with contextlib.suppress(FleetError, Unanswered):
             await link.call(op, message | {"waitS": 0.0} if op == "claim" else message)
@@ -295,7 +292,7 @@ def _say(world: World, link: SimRestLink, op: str, message: Message) -> None:
     world.operator.process.spawn(once())
 
 
-def git_trouble(world: World, fault: Fault) -> Mend:
+def git_trouble(world: Fleet, fault: Fault) -> Mend:
     machine = _factory(world, fault.on).machine
     machine.git_trouble = True
 
@@ -305,7 +302,7 @@ def git_trouble(world: World, fault: Fault) -> Mend:
     return mend
 
 
-ENACTED: dict[str, Callable[[World, Fault], Mend | None]] = {
+ENACTED: dict[str, Callable[[Fleet, Fault], Mend | None]] = {
     "bus-weather": bus_weather,
     "bus-outage": bus_outage,
     "bus-cut": bus_cut,

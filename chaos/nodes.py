@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bus.rights import factory_rights
 from bus.subjects import client_name, inbox_prefix
@@ -14,6 +13,7 @@ from chaos.machines import DriftingClock, Launcher, Machine, ScriptedTrees
 from chaos.plan import TTL_S, CoordinatorPlan, FactoryPlan
 from chaos.processes import Process
 from chaos.stores import StoreLine, Weather
+from chaos.surroundings import Surroundings
 from chaos.wires import ProcessBus, SimBusLink, SimRestLink
 from coordinator.context import Context, make_context
 from coordinator.living import living
@@ -35,9 +35,6 @@ from schemas.job import Engine
 from schemas.messages import Grant
 from schemas.projections import Insights
 
-if TYPE_CHECKING:
-    from chaos.world import World
-
 log = logging.getLogger(__name__)
 
 TIMERS = Timers.for_lease_ttl(TTL_S)
@@ -49,7 +46,7 @@ DRAIN_GRACE_S = 8.0
 class CoordinatorNode:
     """One coordinator through its lives."""
 
-    def __init__(self, world: World, plan: CoordinatorPlan) -> None:
+    def __init__(self, world: Surroundings, plan: CoordinatorPlan) -> None:
         self.plan = plan
         self.clock = DriftingClock(plan.skew_s)
         self.weather = Weather()
@@ -123,7 +120,7 @@ class ScriptedAdapter:
 class FactoryNode:
     """One factory's machine, and the lives of the process on it."""
 
-    def __init__(self, world: World, plan: FactoryPlan, where: str = "") -> None:
+    def __init__(self, world: Surroundings, plan: FactoryPlan, where: str = "") -> None:
         self.plan = plan
         self.clock = DriftingClock(plan.skew_s, plan.drift)
         folder = world.folder / (plan.id + where)
@@ -160,7 +157,7 @@ class FactoryNode:
 class FactoryLife:
     """From the start of a factory's process to its end, whichever it is."""
 
-    def __init__(self, world: World, node: FactoryNode, life: int, takeover: bool) -> None:
+    def __init__(self, world: Surroundings, node: FactoryNode, life: int, takeover: bool) -> None:
         plan, machine = node.plan, node.machine
         self.life = life
         self.node = node

@@ -8,10 +8,8 @@ After the simulators of FoundationDB and TigerBeetle: production code, simulated
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import gc
 import logging
-import random
 import sys
 import tempfile
 import warnings
@@ -22,18 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chaos.clients import Operator, RestClient
+from chaos.clients import RestClient
 from chaos.faults import begin
-from chaos.history import Doc, History
-from chaos.machines import Remote
-from chaos.nodes import TIMERS, CoordinatorNode, FactoryNode
+from chaos.fleet import Fleet
+from chaos.history import History
+from chaos.nodes import TIMERS
 from chaos.plan import CALM_S, Act, Plan, plan_of
 from chaos.processes import PROCESSES, ProcessLoop
-from chaos.stores import SeenStore
-from chaos.wires import ProcessBroker, Rest, Scribe
-from coordinator.store.port import JOBS, Address
-from runtime.entropy import Entropy
-from schemas.ids import JobKey
 
 CONVERGED_WITHIN_S = 900.0
 LOOK_S = 2.0
@@ -53,38 +46,9 @@ class Ran:
     operations: int = 0
 
 
-class World:
-    def __init__(self, plan: Plan, folder: Path) -> None:
-        self.plan = plan
-        self.folder = folder
-        self.history = History()
-        self.scribe = Scribe(self.history)
-        self.store = SeenStore(self.history, atomic_then=plan.atomic_then)
-        self.chance = random.Random(f"world {plan.seed}")
-        self.broker = ProcessBroker(Entropy(random.Random(f"broker {plan.seed}")))
-        self.remote = Remote()
-        self.lives_of_factories = 0
-        self.faults: Counter[str] = Counter()
-        self.coordinators = [CoordinatorNode(self, one) for one in plan.coordinators]
-        self.rest = Rest(list(self.coordinators), random.Random(f"rest {plan.seed}"))
-        self.factories = {one.id: FactoryNode(self, one) for one in plan.factories if not one.by_rest_alone}
-        self.twins: list[FactoryNode] = []
-        self.clients: list[RestClient] = []
-        self.operator = Operator(self)
-
-    def note(self, kind: str, who: str, **data: Any) -> None:
-        self.history.note(asyncio.get_running_loop().time(), kind, who, **data)
-
-    def later(self, delay_s: float, act: Callable[[], object]) -> None:
-        """In no process' step."""
-        asyncio.get_running_loop().call_later(max(0.0, delay_s), act, context=contextvars.Context())
-
+class World(Fleet):
     def _at(self, at_s: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.later(at_s - asyncio.get_running_loop().time(), lambda: self.operator.process.spawn(work()))
-
-    async def job(self, key: JobKey) -> Doc | None:
-        stored = await self.store.read(Address(JOBS, key.product_id, key.job_id))
-        return stored.doc if stored else None
 
     async def run(self, converges_within_s: float) -> None:
         self._note_fleet()
