@@ -116,7 +116,8 @@ class StoreLine:
             answer = await call()
         else:
             answer = await self._troubled(trouble, call)
-        await asyncio.sleep(self._chance.uniform(0.0, 0.002))
+        if writes:  # a process may die between what it did and hearing of it
+            await asyncio.sleep(self._chance.uniform(0.0, 0.002))
         return answer
 
     def _trouble(self, writes: bool) -> str | None:

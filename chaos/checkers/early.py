@@ -10,6 +10,7 @@ from __future__ import annotations
 from chaos.checkers.view import Term, View
 
 BUS_ALONE = frozenset({"bus-weather", "bus-outage", "bus-cut", "stream-deleted", "git-trouble", "clock-jump"})
+BREAKS_THE_BUS = frozenset({"bus-cut", "bus-outage", "cut-off"})
 DRIFT = 0.01
 DIES_S = 2.0  # from a process' death to its engine's
 HEARS_S = 3.0  # from when a stop's deadline is over until its engine must be
@@ -25,14 +26,12 @@ def recovered_early(view: View, term: Term, at: float) -> bool:
 
 
 def _cut_off(view: View, term: Term, at: float) -> bool:
-    """There was trouble by which its factory could be heard over neither way. That of the bus alone is none."""
+    """Its connection to the bus broke, and there was trouble by which it could not be heard over REST either."""
     who = f"factory:{term.session[0]}"
-    return any(
-        trouble.begun <= at
-        and trouble.record.data.get("name") not in BUS_ALONE
-        and (trouble.on in (who, "rest") or not view.is_factory(trouble.on))
-        for trouble in view.troubles
-    )
+    troubles = [(one.on, str(one.record.data.get("name"))) for one in view.troubles if one.begun <= at]
+    broke = any(on in (who, "bus") and name in BREAKS_THE_BUS for on, name in troubles)
+    unheard = any(name not in BUS_ALONE and (on in (who, "rest") or not view.is_factory(on)) for on, name in troubles)
+    return broke and unheard
 
 
 def _superseded(view: View, term: Term, at: float) -> bool:

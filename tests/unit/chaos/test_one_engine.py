@@ -60,6 +60,28 @@ def test_an_older_session_whose_process_was_dead() -> None:
     assert len(found(NAME, lost("session_gone", old_life_down=True))) == 1
 
 
+@pytest.mark.parametrize(
+    ("faults", "count"),
+    [
+        ([("cut-off", "factory:f1")], 0),
+        ([("bus-cut", "factory:f1"), ("store-outage", "coordinator:c1")], 0),
+        ([("bus-cut", "factory:f1")], 1),
+        ([("pause", "factory:f1")], 1),
+        ([("cut-off", "factory:f2")], 1),
+        ([], 1),
+    ],
+    ids=lambda faults: "+".join(name for name, _ in faults) if isinstance(faults, list) else "",
+)
+def test_a_factory_that_vanished_may_live_on_only_where_it_could_reach_nobody(
+    faults: list[tuple[str, str]], count: int
+) -> None:
+    told = lost("vanished")
+    for name, on in faults:
+        told.at(10).fault("begins", name, on)
+    told.history.records.sort(key=lambda record: record.at)
+    assert len(found(NAME, told)) == count
+
+
 @pytest.mark.parametrize("cause", ["missing", "not_started", "stop_deadline"])
 def test_an_end_that_its_holder_could_know_of(cause: str) -> None:
     assert len(found(NAME, lost(cause))) == 1
