@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from tests.unit.chaos.builder import Told, found, whole_life
@@ -7,7 +9,9 @@ from tests.unit.chaos.builder import Told, found, whole_life
 NAME = "one_engine"
 
 
-def lost(cause: str, *, old_life_down: bool = False, over: float = 30.0) -> Told:
+def lost(
+    cause: str, *, old_life_down: bool = False, over: float = 30.0, faults: Sequence[tuple[str, str]] = ()
+) -> Told:
     """An engine of f1 that is still at it when that of the next term begins at 22, and ends at `over`."""
     told = Told()
     told.up("f1")
@@ -16,6 +20,8 @@ def lost(cause: str, *, old_life_down: bool = False, over: float = 30.0) -> Told
     told.at(1).granted(job, "f1")
     told.engine("begins", "f1", job)
     told.started(job, "f1")
+    for name, on in faults:
+        told.at(10).fault("begins", name, on)
     if old_life_down:
         told.at(15).note("down", "factory:f1", life=1, how="killed")
     told.at(16).up("f1", "s3", life=2)
@@ -75,11 +81,7 @@ def test_an_older_session_whose_process_was_dead() -> None:
 def test_a_factory_that_vanished_may_live_on_only_where_it_could_reach_nobody(
     faults: list[tuple[str, str]], count: int
 ) -> None:
-    told = lost("vanished")
-    for name, on in faults:
-        told.at(10).fault("begins", name, on)
-    told.history.records.sort(key=lambda record: record.at)
-    assert len(found(NAME, told)) == count
+    assert len(found(NAME, lost("vanished", faults=faults))) == count
 
 
 @pytest.mark.parametrize("cause", ["missing", "not_started", "stop_deadline"])
