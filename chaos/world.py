@@ -145,10 +145,10 @@ def run_plan(plan: Plan, converges_within_s: float = CONVERGED_WITHIN_S) -> Ran:
         return _ran(plan, converges_within_s)
     finally:
         sys.unraisablehook = lambda _: None
-        PROCESSES.clear()
-        gc.enable()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of coroutines that nobody awaited: who would have, is dead
+            PROCESSES.clear()
+            gc.enable()
             gc.collect()
         sys.unraisablehook = unraisable
         logging.disable(logging.NOTSET)

@@ -1,7 +1,8 @@
 """Promise 3: a holder's mutation counts only if factory, session and leaseEpoch are exactly the holder's.
 
-Decides from the order of the events: each of a holder lies within its own term. And from fenced answers: what was
-fenced has left no event of that asker, and a holder's report is not fenced while its term is open.
+Decides from the order of the events: each of a holder lies within its own term, and was asked for that term. And from
+fenced answers: what was fenced has left no event of that asker, and a holder's report is not fenced while its term is
+open.
 Silent about a fenced start or checkpoint that left an event, where the term has ended or its lease is closed: it was
 accepted, and the answer spoke of the term, which was being ended.
 """
@@ -50,7 +51,10 @@ def _not_the_holders(event: Doc, held: Term | None) -> str | None:
     if event["type"] == "reaped":
         return None
     said = (event["actor"].removeprefix("factory:"), event["data"].get("sessionId"))
-    return f"it is of {said}, the holder was {held.session}" if said != held.session else None
+    if said != held.session:
+        return f"it is of {said}, the holder was {held.session}"
+    asked_of = f"{event['jobId']}:{held.epoch}:"
+    return None if event["opId"].startswith(asked_of) else f"it was asked for another term, as {event['opId']}"
 
 
 def _fenced(view: View, ask: Ask) -> Iterator[Violation]:

@@ -102,3 +102,10 @@ def test_a_report_of_another_session_that_counted() -> None:
     told, job = held()
     told.event(job, "reported", end_op(job, 1), "shipped", "factory:f1", sessionId="s2", outcome="ok")
     assert len(found(NAME, told)) == 1
+
+
+def test_the_end_of_an_earlier_term_that_ended_this_one() -> None:
+    told, job = held()
+    told.at(5).reported(job, "f1")
+    told.history.documents["fleet_events"][-1]["opId"] = end_op(job, 7)
+    assert len(found(NAME, told)) == 1
