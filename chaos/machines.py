@@ -116,7 +116,7 @@ class ScriptedTrees:
             if base not in (machine.remote.commits | machine.commits):
                 raise WorkspaceError(f"the checkpoint {base[:12]} is nowhere")
         machine.trees[(grant.job_id, grant.lease_epoch)] = _Tree(base)
-        path = Path(f"/work/{grant.job_id}/{grant.lease_epoch}")
+        path = Path(f"/simulated/{grant.job_id}/{grant.lease_epoch}")
         tree = Worktree(path, path, path, grant.repo, grant.job_id, grant.lease_epoch, base, local=grant.repo is None)
         self._note(tree, "made", base=base)
         return tree

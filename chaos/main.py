@@ -98,6 +98,7 @@ def mutations(
     survivors = []
     for hunted in hunts(seeds, jobs):
         caught = ", ".join(f"{name} {count}" for name, count in hunted.caught_by.most_common()) or "NOBODY"
+        console.print(f"{hunted.name}: {'noticed' if hunted.caught_by else 'NOT NOTICED'}", style="dim")
         table.add_row(hunted.name, promise_of[hunted.name], str(hunted.seeds), caught, f"{hunted.seconds:.1f}")
         if not hunted.caught_by:
             survivors.append(hunted.name)

@@ -20,9 +20,9 @@ from coordinator.living import living
 from coordinator.logs import LogFiles
 from coordinator.store.port import StoreError
 from factory.agent import Agent, AgentSettings, FencedSession
-from factory.asking import Asking
+from factory.assembly import assembled
 from factory.engines.port import Command
-from factory.holding import Holdings, HoldingSettings
+from factory.holding import HoldingSettings
 from factory.identity import Identity
 from factory.link.failover import FailoverLink
 from factory.outbox import Outbox
@@ -212,24 +212,6 @@ class FactoryLife:
     def _assembled(self, wire: Wire, takeover: bool) -> Agent:
         plan, machine = self.node.plan, self.node.machine
         adapters = {Engine.SHELL: ScriptedAdapter(self.launcher)}
-        holdings = Holdings(
-            HoldingSettings(machine.folder / "terms", adapters, CHECKPOINT_EVERY_S, IDLE_LIMIT_S, self.launcher),
-            wire,
-            self.node.clock,
-            self.trees,
-            Outbox(machine.folder / "outbox"),
-            self.rest.send_log,
-            on_free=lambda: asking.look_again(),
-        )
-        asking = Asking(
-            wire,
-            self.link,
-            holdings,
-            seats=plan.seats,
-            capabilities=plan.capabilities,
-            engines=frozenset(adapters),
-            long_poll_s=TIMERS.long_poll_s,
-        )
         settings = AgentSettings(
             capabilities=plan.capabilities,
             engines=tuple(adapters),
@@ -240,7 +222,18 @@ class FactoryLife:
             takeover=takeover,
             drain_grace_s=DRAIN_GRACE_S,
         )
-        return Agent(settings, wire, self.link, self.bus, holdings, asking)
+        return assembled(
+            settings,
+            HoldingSettings(machine.folder / "terms", adapters, CHECKPOINT_EVERY_S, IDLE_LIMIT_S, self.launcher),
+            wire=wire,
+            link=self.link,
+            bus=self.bus,
+            clock=self.node.clock,
+            trees=self.trees,
+            outbox=Outbox(machine.folder / "outbox"),
+            send_log=self.rest.send_log,
+            long_poll_s=TIMERS.long_poll_s,
+        ).agent
 
     def drain(self) -> None:
         if self.agent is not None:

@@ -22,11 +22,11 @@ from bus.none import NoBus
 from bus.port import Bus, BusError
 from bus.subjects import client_name, inbox_prefix, log_subject
 from factory.agent import Agent, AgentSettings, FencedSession
-from factory.asking import Asking
+from factory.assembly import assembled
 from factory.detect import detected_here
 from factory.engines.port import EngineAdapter
 from factory.engines.shell import ShellEngine
-from factory.holding import Holdings, HoldingSettings
+from factory.holding import HoldingSettings
 from factory.identity import Identity
 from factory.link.bus import BusLink
 from factory.link.failover import FailoverLink
@@ -148,24 +148,6 @@ def _assembled(
         await rest.send_log(chunk)
 
     engines = found_engines()
-    holdings = Holdings(
-        HoldingSettings(settings.data / "terms", engines, settings.checkpoint_every_s, settings.idle_limit_s),
-        wire,
-        SystemClock(),
-        workspaces,
-        Outbox(settings.data / "outbox"),
-        send_log,
-        on_free=lambda: asking.look_again(),
-    )
-    asking = Asking(
-        wire,
-        link,
-        holdings,
-        seats=settings.seats,
-        capabilities=settings.capabilities,
-        engines=frozenset(engines),
-        long_poll_s=settings.long_poll_s,
-    )
     agent_settings = AgentSettings(
         capabilities=settings.capabilities,
         engines=tuple(engines),
@@ -177,8 +159,20 @@ def _assembled(
         drain_grace_s=settings.drain_grace_s,
         detected=detected_here() if settings.detect else (),
     )
-    pruner = Pruner(settings.data / "terms", workspaces, holdings.is_live, SystemClock(), settings.keep_s)
-    return Agent(agent_settings, wire, link, bus, holdings, asking), pruner
+    terms = settings.data / "terms"
+    made = assembled(
+        agent_settings,
+        HoldingSettings(terms, engines, settings.checkpoint_every_s, settings.idle_limit_s),
+        wire=wire,
+        link=link,
+        bus=bus,
+        clock=SystemClock(),
+        trees=workspaces,
+        outbox=Outbox(settings.data / "outbox"),
+        send_log=send_log,
+        long_poll_s=settings.long_poll_s,
+    )
+    return made.agent, Pruner(terms, workspaces, made.holdings.is_live, SystemClock(), settings.keep_s)
 
 
 def vitals_of(folder: Path) -> Vitals:

@@ -22,10 +22,10 @@ from coordinator.handlers import factories
 from coordinator.inbox import OPS
 from coordinator.living import living
 from coordinator.logs import LogFiles
-from factory.agent import Agent, AgentSettings
-from factory.asking import Asking
+from factory.agent import AgentSettings
+from factory.assembly import assembled
 from factory.engines.shell import ShellEngine
-from factory.holding import Holdings, HoldingSettings
+from factory.holding import HoldingSettings
 from factory.identity import Identity
 from factory.link.bus import BusLink
 from factory.link.failover import FailoverLink
@@ -188,24 +188,6 @@ class FactoryLife:
 
         async def send_log(chunk: LogChunk) -> None: ...
 
-        self.holdings = Holdings(
-            HoldingSettings(data / "terms", engines, 60.0, 600.0),
-            self.wire,
-            clock,
-            Workspaces(data / "work", {}),
-            self.outbox,
-            send_log,
-            on_free=lambda: self.asking.look_again(),
-        )
-        self.asking = Asking(
-            self.wire,
-            self.link,
-            self.holdings,
-            seats=seats,
-            capabilities=capabilities,
-            engines=frozenset(engines),
-            long_poll_s=20.0,
-        )
         settings = AgentSettings(
             capabilities,
             tuple(engines),
@@ -216,7 +198,18 @@ class FactoryLife:
             takeover=takeover,
             drain_grace_s=drain_grace_s,
         )
-        self.agent = Agent(settings, self.wire, self.link, self.bus, self.holdings, self.asking)
+        self.agent, self.holdings, self.asking = assembled(
+            settings,
+            HoldingSettings(data / "terms", engines, 60.0, 600.0),
+            wire=self.wire,
+            link=self.link,
+            bus=self.bus,
+            clock=clock,
+            trees=Workspaces(data / "work", {}),
+            outbox=self.outbox,
+            send_log=send_log,
+            long_poll_s=20.0,
+        )
         self.task = asyncio.create_task(self._live())
 
     async def _live(self) -> None:
