@@ -13,7 +13,8 @@ from chaos.fleet import Fleet
 from chaos.nodes import CoordinatorNode, FactoryNode
 from chaos.plan import CALM_S, Fault
 from chaos.processes import Process
-from chaos.wires import Message, ProcessBus, SimRestLink
+from chaos.scribe import Message
+from chaos.wires import ProcessBus, SimRestLink
 from factory.link.port import Unanswered
 from schemas.errors import FleetError
 

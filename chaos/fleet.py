@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chaos.clients import Operator, RestClient
+from chaos.clients import Operator
 from chaos.nodes import CoordinatorNode, FactoryNode
 from chaos.plan import Plan
 from chaos.surroundings import Surroundings
@@ -19,5 +19,4 @@ class Fleet(Surroundings):
         self.rest.nodes.extend(self.coordinators)
         self.factories = {one.id: FactoryNode(self, one) for one in plan.factories if not one.by_rest_alone}
         self.twins: list[FactoryNode] = []
-        self.clients: list[RestClient] = []
         self.operator = Operator(self)

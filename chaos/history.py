@@ -27,7 +27,7 @@ class Record(NamedTuple):
     up          a process begins: life (1, 2, …); a factory's also: seats, engines, capabilities, sessionId or None
     down        life, how: killed | drained | fenced | ended
     paused      life: it runs no step any more (SIGSTOP)       resumed     life
-    asked       ask (a number, unique), op, over: bus | rest | direct, to (the coordinator; None where it is not
+    asked       ask (unique), op, over: bus | rest | direct, to (the coordinator; None where it is not
                 known), message. One record an attempt: repeats share the message's requestId or idempotency key.
                 Factories' ops: hello claim start renew checkpoint report release heartbeat; the message is that of
                 the wire. Operators' ops: submit {productId, idempotencyKey, manifestSha256}, act {productId, jobId,

@@ -12,9 +12,10 @@ from bus.subjects import client_name, inbox_prefix
 from chaos.machines import DriftingClock, Launcher, Machine, ScriptedTrees
 from chaos.plan import TTL_S, CoordinatorPlan, FactoryPlan
 from chaos.processes import Process
+from chaos.scribe import NotedBusLink
 from chaos.stores import StoreLine, Weather
 from chaos.surroundings import Surroundings
-from chaos.wires import ProcessBus, SimBusLink, SimRestLink
+from chaos.wires import ProcessBus, SimRestLink
 from coordinator.context import Context, make_context
 from coordinator.living import living
 from coordinator.logs import LogFiles
@@ -38,6 +39,7 @@ from schemas.projections import Insights
 log = logging.getLogger(__name__)
 
 TIMERS = Timers.for_lease_ttl(TTL_S)
+RPC_TIMEOUT_S = 0.5
 CHECKPOINT_EVERY_S = 4.0
 IDLE_LIMIT_S = 20.0
 DRAIN_GRACE_S = 8.0
@@ -175,7 +177,8 @@ class FactoryLife:
             public=plan.bus_key,
         )
         self.rest = SimRestLink(world.rest, self.process, node.name, world.scribe)
-        self.link = FailoverLink(SimBusLink(self.bus, plan.id, world.scribe), self.rest)  # type: ignore[arg-type]
+        bus_link = NotedBusLink(self.bus, plan.id, RPC_TIMEOUT_S, world.scribe)
+        self.link = FailoverLink(bus_link, self.rest)  # type: ignore[arg-type]
         self.bus.on_change(self.link.bus_changed)
         self.identity = Identity(machine.folder)
         self.trees = ScriptedTrees(machine, life)

@@ -13,8 +13,9 @@ from typing import Any
 from chaos.history import Doc, History
 from chaos.machines import Remote
 from chaos.plan import Plan
+from chaos.scribe import Scribe
 from chaos.stores import SeenStore
-from chaos.wires import ProcessBroker, Rest, Scribe
+from chaos.wires import ProcessBroker, Rest
 from coordinator.store.port import JOBS, Address
 from runtime.entropy import Entropy
 from schemas.ids import JobKey
@@ -27,7 +28,7 @@ class Surroundings:
         self.plan = plan
         self.folder = folder
         self.history = History()
-        self.scribe = Scribe(self.history)
+        self.scribe = Scribe(self.note)
         self.store = SeenStore(self.history, atomic_then=plan.atomic_then)
         self.broker = ProcessBroker(Entropy(random.Random(f"broker {plan.seed}")))
         self.rest = Rest([], random.Random(f"rest {plan.seed}"))

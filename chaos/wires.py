@@ -8,25 +8,20 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-import orjson
-
 from bus.memory import MemoryBroker, MemoryBus, _Subscription
 from bus.port import Listener
 from bus.subjects import gone_subject
-from chaos.history import History
 from chaos.processes import Process
+from chaos.scribe import Message, Scribe, through_json
 from coordinator.context import Context
 from coordinator.inbox import OPS
 from coordinator.store.port import StoreError
-from factory.link.bus import BusLink
 from factory.link.port import Unanswered
 from schemas.errors import ErrorCode, FleetError
 from schemas.messages import LogChunk
 
-RPC_TIMEOUT_S = 0.5
 REST_TIMEOUT_S = 5.0
 HOP_S = (0.0005, 0.003)
-Message = dict[str, Any]
 Act = Callable[[Context, "asyncio.Future[None]"], Awaitable[Message]]
 
 
@@ -146,55 +141,6 @@ def _settle(answer: asyncio.Future[Message], said: Message | Exception) -> None:
         answer.set_exception(said)
     else:
         answer.set_result(said)
-
-
-def through_json(message: Any) -> Message:
-    """As it comes out of the wire, so that nothing is shared by reference."""
-    copied: Message = orjson.loads(orjson.dumps(message))
-    return copied
-
-
-class Scribe:
-    """Writes down what is asked, and what becomes of it."""
-
-    def __init__(self, history: History) -> None:
-        self._history = history
-        self._asks = 0
-
-    async def noted(
-        self, who: str, op: str, over: str, message: Message, call: Callable[[], Awaitable[Message]]
-    ) -> Message:
-        self._asks += 1
-        ask = self._asks
-        self._note("asked", who, ask=ask, op=op, over=over, to=None, message=through_json(message))
-        try:
-            answer = await call()
-        except FleetError as error:
-            self._note("refused", who, ask=ask, error=through_json(error.to_doc()))
-            raise
-        except Unanswered as error:
-            self._note("unanswered", who, ask=ask, why=str(error))
-            raise
-        except asyncio.CancelledError:
-            self._note("unanswered", who, ask=ask, why="given up")
-            raise
-        self._note("answered", who, ask=ask, answer=through_json(answer))
-        return answer
-
-    def _note(self, kind: str, who: str, **data: Any) -> None:
-        self._history.note(asyncio.get_running_loop().time(), kind, who, **data)
-
-
-class SimBusLink(BusLink):
-    def __init__(self, bus: ProcessBus, factory_id: str, scribe: Scribe) -> None:
-        super().__init__(bus, factory_id, RPC_TIMEOUT_S)
-        self._who = f"factory:{factory_id}"
-        self._scribe = scribe
-
-    async def call(self, op: str, message: Message) -> Message:
-        return await self._scribe.noted(
-            self._who, op, "bus", message, lambda: super(SimBusLink, self).call(op, message)
-        )
 
 
 class SimRestLink:

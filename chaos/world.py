@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import random
 import sys
 import tempfile
 import warnings
@@ -20,17 +21,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chaos.clients import RestClient
 from chaos.faults import begin
 from chaos.fleet import Fleet
 from chaos.history import History
+from chaos.machines import DriftingClock
 from chaos.nodes import TIMERS
-from chaos.plan import CALM_S, Act, Plan, plan_of
-from chaos.processes import PROCESSES, ProcessLoop
+from chaos.plan import CALM_S, TTL_S, Act, FactoryPlan, Plan, plan_of
+from chaos.processes import PROCESSES, Process, ProcessLoop
+from chaos.rest_client import Pace, RestClient
+from chaos.wires import SimRestLink
 
 CONVERGED_WITHIN_S = 900.0
 LOOK_S = 2.0
 SETTLES_S = 12.0  # in which what follows the last commit is projected and the last heartbeats are sent
+CLIENTS_PACE = Pace(renew_s=7.0, margin_s=TTL_S / 10, works_s=(0.5, 5.0, 15.0, 40.0))
 FINISHED = frozenset({"shipped", "failed", "dead_letter"})
 RAM_DISK = Path("/dev/shm")  # noqa: S108 -- where there is one: outboxes are written durably
 
@@ -57,7 +61,7 @@ class World(Fleet):
         for factory in self.plan.factories:
             await self.operator.enrolls(factory)
             if factory.by_rest_alone:
-                self.clients.append(RestClient(self, factory))
+                self._starts_rest_client(factory)
             else:
                 self.factories[factory.id].start()
         for job in self.plan.jobs:
@@ -70,6 +74,21 @@ class World(Fleet):
         self._calm()
         await self._converges(converges_within_s)
         self.history.documents = self.store.all_documents()
+
+    def _starts_rest_client(self, plan: FactoryPlan) -> None:
+        process = Process(f"factory:{plan.id}")
+        self.lives_of_factories += 1
+        client = RestClient(
+            plan.id,
+            plan.capabilities,
+            link=SimRestLink(self.rest, process, process.name, self.scribe),
+            clock=DriftingClock(plan.skew_s, plan.drift),
+            note=self.note,
+            chance=random.Random(f"{self.plan.seed} {plan.id}"),
+            life=self.lives_of_factories,
+            pace=CLIENTS_PACE,
+        )
+        process.spawn(client.live())
 
     def _note_fleet(self) -> None:
         timers = {

@@ -8,6 +8,7 @@ import platform
 import shutil
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,8 @@ from factory.link.bus import BusLink
 from factory.link.failover import FailoverLink
 from factory.link.rest import RestLink
 from factory.outbox import Outbox
-from factory.ports import Vitals
-from factory.process import end_left_over_launchers
+from factory.ports import Launch, Vitals
+from factory.process import EngineProcess, end_left_over_launchers
 from factory.prune import KEEP_S, Pruner
 from factory.wire import Wire
 from factory.workspace import Workspaces
@@ -98,27 +99,39 @@ def make_bus(settings: Settings, session_id: str) -> Bus:
     )
 
 
-async def run(settings: Settings) -> None:
+@dataclass(frozen=True)
+class Edges:
+    """Where a factory meets the world. Whoever wants to look on puts these into others that do the same."""
+
+    bus: Callable[[Settings, str], Bus] = make_bus
+    bus_link: Callable[[Bus, str, float], BusLink] = BusLink
+    rest_link: Callable[[str, str, float], RestLink] = RestLink
+    trees: Callable[[Path, Mapping[str, Path]], Workspaces] = Workspaces
+    launch: Launch = EngineProcess.start
+
+
+async def run(settings: Settings, edges: Edges | None = None) -> None:
     """Raises AlreadyLocked, FencedSession, or FleetError where the coordinator refuses this factory."""
+    edges = edges or Edges()
     identity = Identity(settings.data)
     clock, entropy = SystemClock(), system_entropy()
     session_id = entropy.token()
-    bus = make_bus(settings, session_id)
-    rest = RestLink(settings.url, settings.token, settings.rest_timeout_s)
+    bus = edges.bus(settings, session_id)
+    rest = edges.rest_link(settings.url, settings.token, settings.rest_timeout_s)
     pruning: asyncio.Task[None] | None = None
     try:
         left_over = await end_left_over_launchers(settings.data / "terms")
         if left_over:
             log.warning("%d engine(s) of an earlier session are ended", left_over)
         await bus.start()
-        link = FailoverLink(BusLink(bus, settings.factory_id, settings.rpc_timeout_s), rest)
+        link = FailoverLink(edges.bus_link(bus, settings.factory_id, settings.rpc_timeout_s), rest)
         bus.on_change(link.bus_changed)
         wire = Wire(settings.factory_id, link, clock, entropy, session_id)
-        workspaces = Workspaces(settings.data / "work", dict(settings.workspaces))
+        workspaces = edges.trees(settings.data / "work", dict(settings.workspaces))
         kept = await workspaces.set_aside_left_over()
         if kept:
             log.warning("%d tree(s) of an earlier session are kept in quarantine", kept)
-        agent, pruner = _assembled(settings, wire, link, bus, rest, workspaces)
+        agent, pruner = _assembled(settings, wire, link, bus, rest, workspaces, edges.launch)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError):  # Windows has no such handlers: Ctrl-C ends it at once
@@ -137,7 +150,13 @@ async def run(settings: Settings) -> None:
 
 
 def _assembled(
-    settings: Settings, wire: Wire, link: FailoverLink, bus: Bus, rest: RestLink, workspaces: Workspaces
+    settings: Settings,
+    wire: Wire,
+    link: FailoverLink,
+    bus: Bus,
+    rest: RestLink,
+    workspaces: Workspaces,
+    launch: Launch,
 ) -> tuple[Agent, Pruner]:
     async def send_log(chunk: LogChunk) -> None:
         if bus.connected:
@@ -162,7 +181,7 @@ def _assembled(
     terms = settings.data / "terms"
     made = assembled(
         agent_settings,
-        HoldingSettings(terms, engines, settings.checkpoint_every_s, settings.idle_limit_s),
+        HoldingSettings(terms, engines, settings.checkpoint_every_s, settings.idle_limit_s, launch),
         wire=wire,
         link=link,
         bus=bus,
