@@ -183,7 +183,7 @@ def older_projection_wins(replace: Patch) -> None:
 def claim_not_idempotent(replace: Patch) -> None:
     claim_once, asks = claims._claim_once, iter(range(10**9))
 
-    async def anew(ctx: Any, request: Any) -> ClaimAnswer:
+    async def anew(ctx: Any, request: Any) -> Any:
         return await claim_once(ctx, request.model_copy(update={"request_id": f"{request.request_id}-{next(asks)}"}))
 
     replace(claims, "_claim_once", anew)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from coordinator.projector import Projector
 from coordinator.ready import ReadyIndex
 from coordinator.roster import Roster
+from coordinator.scheduler.feasible import obstacles
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
 from coordinator.store.port import Store
 from coordinator.transact import Transactor
@@ -16,6 +17,7 @@ from runtime.entropy import Entropy
 from runtime.queues import KeyedQueues
 from runtime.settings import Flags, Timers
 from schemas.ids import JobKey
+from schemas.job import Job
 from schemas.messages import Control, RosterNote
 
 SendControl = Callable[[str, Control], None]
@@ -35,10 +37,20 @@ class Context:
     roster: Roster
     asks: KeyedQueues = field(default_factory=KeyedQueues)
     being_claimed: set[JobKey] = field(default_factory=set)
+    waiting: dict[str, FactoryView] = field(default_factory=dict)  # who holds a call open for work, by factory
+    left_alone_s: dict[JobKey, float] = field(default_factory=dict)  # offered elsewhere first: until when, since boot
     send_control: SendControl = lambda factory_id, control: None  # best effort: heartbeats repeat it
     send_roster: SendRoster = lambda factory_id, note: None
     closing: bool = False  # the coordinator is ending: nobody waits any more
     capacity_changed: Callable[[], None] = lambda: None  # a factory came, or can take more: waiting jobs are offered
+
+    def is_left_alone(self, key: JobKey) -> bool:
+        """Whether another coordinator made it claimable a moment ago, and is offering it."""
+        return self.left_alone_s.get(key, 0.0) > self.clock.boot_s()
+
+    def awaited(self, job: Job) -> bool:
+        """Whether somebody whom the job fits holds a call open here: it is about to be claimed without an offer."""
+        return any(not obstacles(job, view, self.snapshot(view)) for view in self.waiting.values())
 
     def snapshot(self, claimant: FactoryView | None = None) -> Snapshot:
         """The moment as known here; `claimant` stands in for what the roster thinks of it."""

@@ -141,9 +141,10 @@ class _Server(uvicorn.Server):
         self._deps.feed.wake_all()
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, store: Store | None = None) -> None:
+    """`store`: another than the settings name."""
     server_socket = listening(settings.listen)
-    store, bus = make_store(settings), make_bus(settings)
+    store, bus = store or make_store(settings), make_bus(settings)
     await open_store(store)
     try:
         async with running(settings, store, bus) as app:

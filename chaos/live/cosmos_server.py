@@ -36,7 +36,8 @@ class CosmosServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Fault:
-    """Trouble for the next `count` requests whose "METHOD url" the regular expression `match` is found in.
+    """Trouble for the next `count` requests whose "METHOD url" the regular expression `match` is found in, each of
+    which meets it with the probability `chance`.
 
     `status` answers with that HTTP status and these headers and applies nothing, `hang` never answers, `drop`
     closes the connection before anything is applied, `apply_then_drop` after it.
@@ -47,16 +48,26 @@ class Fault:
     count: int = 1
     status: int = 503
     headers: Mapping[str, str] = field(default_factory=dict)
+    chance: float = 1.0
 
 
 class CosmosServer:
-    """`start` and `stop` for fixtures without a loop, `async with` for all else. A start begins empty."""
+    """`start` and `stop` for fixtures without a loop, `async with` for all else. A start begins empty.
+
+    `events`: a file to which a line is added for each event of a job when it is stored, with the moment of that.
+    """
 
     key = base64.b64encode(b"any key is accepted").decode()
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, events: Path | None = None) -> None:
         self._port = port
+        self._events = events
         self._child: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None, "the server does not run"
+        return self._child.pid
 
     @property
     def endpoint(self) -> str:
@@ -73,7 +84,7 @@ class CosmosServer:
         install()
         with tempfile.TemporaryFile("w+") as errors:
             child = subprocess.Popen(
-                [_node(), str(HOME / "server.js"), str(self._port)],
+                [_node(), str(HOME / "server.js"), str(self._port), *([str(self._events)] if self._events else [])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -129,6 +140,11 @@ class CosmosServer:
     async def faults_left(self) -> list[int]:
         """For each fault in the order given, how many requests it is still for."""
         return [fault["count"] for fault in await self._ask("GET", "/__faults")]
+
+    async def requests(self) -> dict[str, int]:
+        """How many came since the last call, by method and container: "GET fleet_jobs", "POST fleet_jobs query"."""
+        counts: dict[str, int] = await self._ask("GET", "/__requests")
+        return counts
 
     async def account(self, *, consistency: str = "Strong", write_regions: int = 1) -> None:
         """Changes what the account says of itself."""

@@ -37,21 +37,25 @@ async def claim(ctx: Context, request: ClaimRequest, gone: asyncio.Future[None] 
     while True:
         changed = ctx.ready.changed()
         async with ctx.asks.turn(request.factory_id):
-            answer = await _claim_once(ctx, request)
+            answer, view = await _claim_once(ctx, request)
         left_s = deadline_s - ctx.clock.boot_s()
         if answer.grants or left_s <= 0 or ctx.closing:
             return answer
+        if view is not None:
+            ctx.waiting[view.id] = view
         change = asyncio.create_task(changed.wait())
         heard: set[asyncio.Future[Any]] = {change} if gone is None else {change, gone}
         try:
             await asyncio.wait(heard, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             change.cancel()
+            ctx.waiting.pop(request.factory_id, None)
         if not changed.is_set() or (gone is not None and gone.done()):
             return answer
 
 
-async def _claim_once(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
+async def _claim_once(ctx: Context, request: ClaimRequest) -> tuple[ClaimAnswer, FactoryView | None]:
+    """And the claimant, where the coordinator was to choose."""
     factory = await enrolled(ctx, request.factory_id)
     session_checked(factory, request.session_id, request.session_no)
     ctx.roster.note(factory, heard=False)
@@ -64,12 +68,12 @@ async def _claim_once(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
         and (job.holder.session_id, job.holder.request_id) == (request.session_id, request.request_id)
     ]
     if known:
-        return ClaimAnswer(grants=tuple([await _granted_before(ctx, job) for job in known]))
+        return ClaimAnswer(grants=tuple([await _granted_before(ctx, job) for job in known])), None
     request = request.model_copy(update={"session_no": factory.session_no})
     view = _view(factory, request, len(held))
     if request.job_id is not None:
-        return ClaimAnswer(grants=(await _claim_named(ctx, request, view),))
-    return await _claim_best(ctx, request, view)
+        return ClaimAnswer(grants=(await _claim_named(ctx, request, view),)), None
+    return await _claim_best(ctx, request, view), view
 
 
 def _view(factory: FactoryDoc, request: ClaimRequest, held: int) -> FactoryView:
@@ -165,7 +169,7 @@ async def _try_alone(ctx: Context, request: ClaimRequest, job: Job, view: Factor
 
 
 def _candidates(ctx: Context, request: ClaimRequest, view: FactoryView) -> list[Job]:
-    waiting: Iterable[Job] = ctx.ready.queued()
+    waiting: Iterable[Job] = [job for job in ctx.ready.queued() if not ctx.is_left_alone(job.key)]
     if request.product_id is not None:
         waiting = [job for job in waiting if job.product_id == request.product_id]
     return ranked_jobs(waiting, view, ctx.snapshot(view))

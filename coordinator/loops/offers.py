@@ -24,7 +24,7 @@ from coordinator.scheduler.snapshot import FactoryView, Snapshot
 from runtime.loop import ended
 from schemas.factory import Transport
 from schemas.ids import JobKey
-from schemas.job import Job
+from schemas.job import Job, Stage
 from schemas.messages import Offer
 from schemas.projections import EventDoc
 
@@ -36,11 +36,14 @@ OFFERS_PER_RUN_MAX = 500
 
 @dataclass
 class _Waiting:
-    """One queued job's offers so far; `due_s` on the clock since boot, infinite while nobody capable is free."""
+    """One queued job's offers so far; `due_s` on the clock since boot, infinite while nobody capable is free.
+    `left`: for a round, to those who hold a call open for work like it.
+    """
 
     lease_epoch: int
     due_s: float
     offer_no: int = 0
+    left: bool = False
 
 
 class Offers:
@@ -61,14 +64,24 @@ class Offers:
             await ended(self._task)
 
     def queued(self, job: Job) -> None:
-        """A job became claimable: it is offered at once."""
+        """A job became claimable: who made it so offers it first, the others a round later. Until then they leave it
+        alone, where somebody on the bus can take it.
+        """
         known = self._waiting.get(job.key)
         if known is None or known.lease_epoch != job.lease_epoch:
-            self._waiting[job.key] = _Waiting(job.lease_epoch, self._ctx.clock.boot_s())
+            due_s = self._ctx.clock.boot_s() + self._ctx.timers.offer_round_s
+            self._waiting[job.key] = _Waiting(job.lease_epoch, due_s)
+            if self._bus.connected and ranked_factories(job, self._on_bus(self._ctx.snapshot())):
+                self._ctx.left_alone_s[job.key] = due_s
             self._wake.set()
 
     def after_commit(self, job: Job, events: tuple[EventDoc, ...]) -> None:
-        """A term ended: a seat is free, and perhaps a lock."""
+        """A job became claimable here, or a term ended: a seat is free, and perhaps a lock."""
+        waiting = self._waiting.get(job.key)
+        if job.stage is Stage.QUEUED and waiting is not None and waiting.offer_no == 0:
+            waiting.due_s = self._ctx.clock.boot_s()
+            self._ctx.left_alone_s.pop(job.key, None)
+            self._wake.set()
         if not job.held and any(event.type in ("reported", "released", "reaped") for event in events):
             self.seat_freed()
 
@@ -87,6 +100,7 @@ class Offers:
         for key in [key for key in self._waiting if key not in queued]:
             del self._waiting[key]
         now_s = self._ctx.clock.boot_s()
+        self._leave_no_longer(now_s)
         due = [key for key, waiting in self._waiting.items() if waiting.due_s <= now_s]
         if not due or not self._bus.connected:
             return done
@@ -96,14 +110,26 @@ class Offers:
             done[await self._offer(queued[key], self._waiting[key], on_bus, now)] += 1
         return done
 
+    def _leave_no_longer(self, now_s: float) -> None:
+        """Jobs that nobody took when their own coordinator offered them are everybody's now."""
+        over = [key for key, until_s in self._ctx.left_alone_s.items() if until_s <= now_s]
+        for key in over:
+            del self._ctx.left_alone_s[key]
+        if any(key in self._waiting for key in over):
+            self._ctx.ready.wake()
+
     async def _offer(self, job: Job, waiting: _Waiting, snapshot: Snapshot, now: datetime) -> str:
+        timers = self._ctx.timers
+        if waiting.offer_no == 0 and not waiting.left and self._ctx.awaited(job):
+            waiting.left = True
+            waiting.due_s = self._ctx.clock.boot_s() + timers.offer_round_s
+            return "left"
         fitting = [score.factory_id for score in ranked_factories(job, snapshot)]
         if not fitting:
             waiting.due_s = math.inf
             return "parked"
         waiting.offer_no += 1
         first = waiting.offer_no == 1
-        timers = self._ctx.timers
         offer = Offer(
             product_id=job.product_id,
             job_id=job.id,

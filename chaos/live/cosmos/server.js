@@ -3,17 +3,21 @@
  * An imitation of Azure Cosmos DB for tests, on 127.0.0.1, in memory: @vercel/cosmosdb-server with the faults that
  * what it does wrong put right, and trouble on demand.
  *
- *   node server.js [PORT]          PORT 0 (the default) takes a free one; "ready PORT" is printed once it listens.
+ *   node server.js [PORT [FILE]]   PORT 0 (the default) takes a free one; "ready PORT" is printed once it listens.
+ *                                  FILE: a line is added for each event of a job at the moment when it is stored.
  *
  * It ends when its standard input does, so that it never outlives whoever started it.
  *
  * POST /__faults   [fault, …] replaces the list; each request meets the first fault that matches and is not used up:
  *   {"match": "PUT .+j1$",         a regular expression over "METHOD url"; a create, a batch and a query are POSTs
  *    "count": 1,                   how many requests it is for
+ *    "chance": 1,                  how likely a request meets it that could
  *    "action": "status" | "hang" | "drop" | "apply_then_drop",
  *    "status": 503,                with "status": the HTTP status that is answered; nothing is applied
  *    "headers": {…}}               with "status": headers of that answer, as x-ms-retry-after-ms
  * GET  /__faults   the same list, with what is left of each count.
+ * GET  /__requests {"GET fleet_jobs": 12, …}: how many requests came since the last time this was asked for, by method
+ *                  and container.
  * POST /__account  {"consistency": "Session", "writeRegions": 2} changes what the account says of itself.
  *
  * Batches and the scope of queries are ours: they prove the client's wiring, not Azure.
@@ -23,10 +27,12 @@ const LIB = "@vercel/cosmosdb-server/lib";
 const PARTITION_HEADER = "x-ms-documentdb-partitionkey";
 const IDLE_CONNECTION_MS = 60_000; // longer than a client keeps one, so that a request never meets a closing one
 
+const fs = require("node:fs");
 const readBody = require(`${LIB}/json`).default;
 const operations = require(`${LIB}/handler/_document-operations`);
 const readItems = require(`${LIB}/handler/_read-items`).default;
 
+let requests = {};
 const account = { consistency: "Strong", writeRegions: 1 };
 let faults = [];
 
@@ -40,6 +46,30 @@ function mendQuadraticQueries() {
     return Object.fromEntries(fields.map(([name, one]) => [name, strip(one)]));
   };
   helpers.stripUndefined = strip;
+}
+
+/** Whatever way a document takes, it is stored by these two. Times are of the monotonic clock, which processes share. */
+function tellOfEvents(path) {
+  const file = fs.openSync(path, "a");
+  const told = new Set();
+  const tell = event => {
+    const key = `${event.jobId} ${event.seq} ${event.opId}`;
+    if (told.has(key)) return;
+    told.add(key);
+    const { productId, jobId, seq, type, leaseEpoch } = event;
+    const at = Number(process.hrtime.bigint() / 1000n) / 1e6;
+    fs.writeSync(file, JSON.stringify({ at, productId, jobId, seq, type, leaseEpoch }) + "\n");
+  };
+  for (const name of ["createOperation", "replaceOperation"]) {
+    const store = operations[name];
+    operations[name] = (container, input) => {
+      const result = store(container, input);
+      const { resourceBody: doc } = input;
+      if (result.statusCode < 300 && doc.seq && doc.opId) tell(doc);
+      if (result.statusCode < 300 && doc.stage && Array.isArray(doc.outbox)) doc.outbox.forEach(tell);
+      return result;
+    };
+  }
 }
 
 /** Handlers are looked up once, when the routes are loaded: a replacement has to stand before that. */
@@ -178,6 +208,11 @@ function isControl(req, res) {
     answer(res, 200, faults);
     return true;
   }
+  if (req.url === "/__requests") {
+    answer(res, 200, requests);
+    requests = {};
+    return true;
+  }
   if (req.url !== "/__faults" && req.url !== "/__account") return false;
   readBody(req).then(
     body => {
@@ -190,9 +225,17 @@ function isControl(req, res) {
   return true;
 }
 
+function count(req) {
+  const query = req.headers["x-ms-documentdb-isquery"] ? " query" : "";
+  const container = (/\/colls\/([^/]+)/.exec(req.url) || [])[1];
+  const name = `${req.method} ${container}${query}`;
+  requests[name] = (requests[name] || 0) + 1;
+}
+
 function nextFault(req) {
   const request = `${req.method} ${req.url}`;
-  const fault = faults.find(one => one.count > 0 && new RegExp(one.match).test(request));
+  const meets = one => one.count > 0 && new RegExp(one.match).test(request) && Math.random() < (one.chance ?? 1);
+  const fault = faults.find(meets);
   if (fault) fault.count -= 1;
   return fault;
 }
@@ -219,7 +262,7 @@ function makeTrouble(fault, req, res) {
   }
 }
 
-function start(port) {
+function start(port, path) {
   mendQuadraticQueries();
   replaceHandler("read-document", readDocument);
   replaceHandler("query-documents", queryDocuments);
@@ -227,12 +270,15 @@ function start(port) {
   replaceHandler("replace-collection", replaceContainer);
   replaceHandler("read-meta", readAccount);
 
+  if (path) tellOfEvents(path);
+
   const { createHttpServer } = require(LIB);
   const server = createHttpServer({ keepAlive: true, keepAliveTimeout: IDLE_CONNECTION_MS });
   const [serve] = server.listeners("request");
   server.removeAllListeners("request");
   server.on("request", (req, res) => {
     if (isControl(req, res)) return;
+    count(req);
     const fault = nextFault(req);
     if (fault && makeTrouble(fault, req, res)) return;
     serve(req, res);
@@ -245,4 +291,4 @@ function start(port) {
   process.stdin.on("end", () => process.exit(0)).resume();
 }
 
-start(Number(process.argv[2] || 0));
+start(Number(process.argv[2] || 0), process.argv[3]);

@@ -1,0 +1,141 @@
+"""A scenario from beginning to end: a fleet is made, worked and broken; then it must come to rest, and is read out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaos.history import History
+from chaos.live.fleet import CAPABILITY, PRODUCT, LiveFleet, Shape
+from chaos.live.people import FINISHED, LiveOperator, Work
+from factory.git import git_env
+from factory.link.port import Unanswered
+
+CONVERGES_WITHIN_S = 90.0
+SETTLES_S = 4.0  # in which what follows the last commit is projected
+LOOK_S = 0.5
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Stage:
+    """`costs`: what a scenario counted beside the history, each with its name."""
+
+    fleet: LiveFleet
+    operator: LiveOperator
+    work: Work
+    say: Say
+    costs: dict[str, int] = field(default_factory=dict)
+
+    async def until_all_on_bus(self) -> None:
+        await self.fleet.until_joined()
+
+    async def finished(self) -> bool:
+        """Whether all that was acknowledged is."""
+        with contextlib.suppress(Unanswered):
+            rows = {row["id"]: row for row in await self.operator.jobs()}
+            stages = [rows[job_id]["stage"] for job_id in self.operator.acknowledged.values() if job_id in rows]
+            return len(stages) == len(self.operator.acknowledged) and set(stages) <= FINISHED
+        return False
+
+    async def until_finished(self, within_s: float) -> bool:
+        deadline_s = time.monotonic() + within_s
+        while time.monotonic() < deadline_s:
+            if await self.finished():
+                return True
+            await asyncio.sleep(LOOK_S)
+        return False
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`what`: in a sentence, for people."""
+
+    name: str
+    what: str
+    shape: Shape
+    play: Callable[[Stage], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Played:
+    scenario: Scenario
+    history: History
+    costs: dict[str, int]
+    seconds: float
+
+
+async def played(scenario: Scenario, folder: Path, seed: int, say: Say) -> Played:
+    """`folder`: where everything is kept; it must be new. Raises LiveError."""
+    began_s = time.monotonic()
+    fleet = LiveFleet(scenario.shape, folder, seed)
+    operator: LiveOperator | None = None
+    try:
+        await fleet.start()
+        operator = LiveOperator(fleet.url, fleet.operator_headers, PRODUCT, fleet.note)
+        work = Work(operator, fleet.engines, str(_made_repo(folder / "repo.git")), CAPABILITY, seed)
+        stage = Stage(fleet, operator, work, say)
+        say(f"{scenario.name}: {scenario.what}")
+        await scenario.play(stage)
+        await _calmed(fleet)
+        await _converged(stage)
+        documents = await fleet.end_processes_and_read()
+        history = fleet.history()
+        history.documents = documents
+        return Played(scenario, history, stage.costs, time.monotonic() - began_s)
+    finally:
+        if operator is not None:
+            await operator.close()
+        await fleet.stop()
+
+
+def _made_repo(path: Path) -> Path:
+    """Bare, with one commit."""
+    subprocess.run(["git", "init", "--quiet", "--bare", str(path)], check=True, env=git_env())
+    tree = ["git", "-C", str(path), "commit-tree", "-m", "empty", "4b825dc642cb6eb9a060e54bf8d69288fbee4904"]
+    subprocess.run(
+        ["git", "-C", str(path), "hash-object", "-t", "tree", "-w", "/dev/null"],
+        check=True, env=git_env(), stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    commit = subprocess.run(tree, check=True, env=git_env(), capture_output=True, text=True).stdout.strip()
+    subprocess.run(["git", "-C", str(path), "update-ref", "HEAD", commit], check=True, env=git_env())
+    return path
+
+
+async def _calmed(fleet: LiveFleet) -> None:
+    """Whatever is broken still is mended: every process is up."""
+    for link in fleet.links:
+        await link.mend()
+    if not fleet.broker.running:
+        fleet.broker.start()
+    if fleet.shape.store == "cosmos":
+        await fleet.cosmos.fault([])
+    for node in fleet.nodes:
+        if not node.up:
+            await node.start()
+    for machine in fleet.machines.values():
+        if machine.stopped:
+            machine.resume()
+    # The standby stays down, unless a job's work may lie on its machine.
+    for machine in fleet.machines.values():
+        if machine.life and not machine.up:
+            machine.start(takeover=True)
+    fleet.note("calm", "world")
+
+
+async def _converged(stage: Stage) -> None:
+    if await stage.until_finished(CONVERGES_WITHIN_S):
+        await asyncio.sleep(SETTLES_S)
+        stage.fleet.note("converged", "world")
+        return
+    left = "nobody answered"
+    with contextlib.suppress(Unanswered):
+        rows = await stage.operator.jobs()
+        left = str({row["id"]: row["stage"] for row in rows if row["stage"] not in FINISHED})
+    stage.fleet.note("gave_up", "world", why=f"unfinished: {left}")
