@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from coordinator.claimants import Claimants
 from coordinator.projector import Projector
 from coordinator.ready import ReadyIndex
 from coordinator.roster import Roster
-from coordinator.scheduler.feasible import obstacles
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
 from coordinator.store.port import Store
+from coordinator.store.queries import StoredJob
 from coordinator.transact import Transactor
 from runtime.clock import Clock
 from runtime.entropy import Entropy
-from runtime.queues import KeyedQueues
+from runtime.queues import KeyedQueues, SharedReads
 from runtime.settings import Flags, Timers
-from schemas.ids import JobKey
-from schemas.job import Job
 from schemas.messages import Control, RosterNote
 
 SendControl = Callable[[str, Control], None]
@@ -35,22 +34,13 @@ class Context:
     transactor: Transactor
     ready: ReadyIndex
     roster: Roster
+    claimants: Claimants
     asks: KeyedQueues = field(default_factory=KeyedQueues)
-    being_claimed: set[JobKey] = field(default_factory=set)
-    waiting: dict[str, FactoryView] = field(default_factory=dict)  # who holds a call open for work, by factory
-    left_alone_s: dict[JobKey, float] = field(default_factory=dict)  # offered elsewhere first: until when, since boot
+    job_reads: SharedReads[StoredJob | None] = field(default_factory=SharedReads)
     send_control: SendControl = lambda factory_id, control: None  # best effort: heartbeats repeat it
     send_roster: SendRoster = lambda factory_id, note: None
     closing: bool = False  # the coordinator is ending: nobody waits any more
     capacity_changed: Callable[[], None] = lambda: None  # a factory came, or can take more: waiting jobs are offered
-
-    def is_left_alone(self, key: JobKey) -> bool:
-        """Whether another coordinator made it claimable a moment ago, and is offering it."""
-        return self.left_alone_s.get(key, 0.0) > self.clock.boot_s()
-
-    def awaited(self, job: Job) -> bool:
-        """Whether somebody whom the job fits holds a call open here: it is about to be claimed without an offer."""
-        return any(not obstacles(job, view, self.snapshot(view)) for view in self.waiting.values())
 
     def snapshot(self, claimant: FactoryView | None = None) -> Snapshot:
         """The moment as known here; `claimant` stands in for what the roster thinks of it."""
@@ -80,4 +70,5 @@ def make_context(
         transactor=Transactor(store, clock, entropy, projector, budgets=flags.budgets),
         ready=ready,
         roster=roster,
+        claimants=Claimants(ready, roster, clock, timers.offer_round_s),
     )

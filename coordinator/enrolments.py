@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from coordinator.context import Context
-from coordinator.handlers.factories import enroll
+from coordinator.handlers.factories import enroll, homes_of_factories
 from coordinator.store.port import OPERATORS, Address, StoreError
 from schemas.base import Schema, validation_sentence
 from schemas.factory import FactoryDoc, OperatorDoc
@@ -53,6 +53,7 @@ def read_enrolments(path: Path) -> Enrolments:
 async def apply(ctx: Context, enrolments: Enrolments) -> None:
     for operator in enrolments.operators:
         await _put_operator(ctx, operator)
+    homes = await homes_of_factories(ctx) if enrolments.factories else {}
     for factory in enrolments.factories:
         doc = FactoryDoc(
             id=factory.id,
@@ -62,7 +63,7 @@ async def apply(ctx: Context, enrolments: Enrolments) -> None:
             token_hashes=tuple(known for known in (factory.token_hash, factory.previous_token_hash) if known),
             bus_key=factory.bus_key,
         )
-        await enroll(ctx, doc)
+        await enroll(ctx, doc, homes)
 
 
 async def _put_operator(ctx: Context, operator: OperatorEnrolment) -> None:

@@ -137,7 +137,7 @@ class _Server(uvicorn.Server):
     def _asked_to_end(self, number: int) -> None:
         self.handle_exit(number, None)
         self._deps.ctx.closing = True
-        self._deps.ctx.ready.wake()
+        self._deps.ctx.claimants.dismiss()
         self._deps.feed.wake_all()
 
 

@@ -28,12 +28,16 @@ class ReadyIndex:
         self._refreshing = asyncio.Lock()
         self._products: set[str] = set()
         self._listed = False
-        self._changed = asyncio.Event()
         self._listeners: list[Callable[[Job], None]] = []
+        self._on_change: list[Callable[[], None]] = []
 
     def on_queued(self, listener: Callable[[Job], None]) -> None:
         """Called with each job that became claimable."""
         self._listeners.append(listener)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Called whenever somebody might find something to claim who found nothing before."""
+        self._on_change.append(listener)
 
     async def products(self, store: Store) -> list[str]:
         """Those with jobs, in order: listed once, then kept by notes and refreshes, since listing is costly."""
@@ -60,12 +64,8 @@ class ReadyIndex:
 
     def wake(self) -> None:
         """Lets everybody look again who waits for something to claim."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def changed(self) -> asyncio.Event:
-        """Set at the next change; take it before looking, so that no change falls in between."""
-        return self._changed
+        for listener in self._on_change:
+            listener()
 
     def queued(self) -> Iterable[Job]:
         return list(self._by_stage[Stage.QUEUED].values())
@@ -78,6 +78,9 @@ class ReadyIndex:
 
     def held_by(self, factory_id: str) -> Iterable[Job]:
         return list(self._held.get(factory_id, {}).values())
+
+    def count_held_by(self, factory_id: str) -> int:
+        return len(self._held.get(factory_id, ()))
 
     def is_held_by(self, key: JobKey, factory_id: str, session_id: str, lease_epoch: int) -> bool:
         job = self._jobs.get(key)

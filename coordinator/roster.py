@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from coordinator.ready import ReadyIndex
 from coordinator.scheduler.snapshot import FactoryView
@@ -23,17 +25,29 @@ class Entry:
     last_repos: deque[str] = field(default_factory=lambda: deque(maxlen=REPOS_REMEMBERED))
 
 
+class _Viewed(NamedTuple):
+    """A view, and what it was made of: it is good while that is the same."""
+
+    doc: FactoryDoc
+    made_of: tuple[int, Health, tuple[str, ...]]
+    view: FactoryView
+
+
 class Roster:
     def __init__(self, clock: Clock, ready: ReadyIndex, down_after_s: float) -> None:
         self._clock = clock
         self._ready = ready
         self._down_after_s = down_after_s
         self._entries: dict[str, Entry] = {}
+        self._views: dict[str, _Viewed] = {}
+        self._in_order: list[str] = []
 
     def note(self, doc: FactoryDoc, *, heard: bool, stored: bool = False) -> None:
         """An older revision of the document than the one known changes only when it was heard."""
         now_s = self._clock.boot_s()
         entry = self._entries.get(doc.id) or Entry(doc)
+        if doc.id not in self._entries:
+            bisect.insort(self._in_order, doc.id)
         known, told = (entry.doc.session_no, entry.doc.rev), (doc.session_no, doc.rev)
         newer = told > known or (told == known and heard)  # what was heard is newer than the store's copy of it
         self._entries[doc.id] = replace(
@@ -64,16 +78,21 @@ class Roster:
         return entry.doc.health
 
     def view(self, entry: Entry) -> FactoryView:
-        held = sum(1 for _ in self._ready.held_by(entry.doc.id))
-        return FactoryView.of(
-            entry.doc, seats_used=held, health=self.health(entry), last_repos=frozenset(entry.last_repos)
-        )
+        held = self._ready.count_held_by(entry.doc.id)
+        health = self.health(entry)
+        known = self._views.get(entry.doc.id)
+        made_of = held, health, tuple(entry.last_repos)
+        if known is not None and known.doc is entry.doc and known.made_of == made_of:
+            return known.view
+        view = FactoryView.of(entry.doc, seats_used=held, health=health, last_repos=frozenset(entry.last_repos))
+        self._views[entry.doc.id] = _Viewed(entry.doc, made_of, view)
+        return view
 
     def views(self) -> tuple[FactoryView, ...]:
-        return tuple(self.view(self._entries[factory_id]) for factory_id in sorted(self._entries))
+        return tuple(self.view(entry) for entry in self.entries())
 
     def entries(self) -> list[Entry]:
-        return [self._entries[factory_id] for factory_id in sorted(self._entries)]
+        return [self._entries[factory_id] for factory_id in self._in_order]
 
     def after_commit(self, job: Job, events: tuple[EventDoc, ...]) -> None:
         """A repo that a factory finished work on is known to it: affinity."""

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 CAPABILITIES_MAX = 64
+BEAT_UNSURE_S = 0.1  # doubled each time
 
 
 class FencedSession(Exception):
@@ -189,11 +190,14 @@ class Agent:
             self._over.set_result(None)
 
     async def _beat_for_ever(self) -> None:
+        """Sooner while it is not sure that the coordinators hear it on the bus."""
+        unsure_s = BEAT_UNSURE_S
         while True:
             self._beat_now.clear()
             await self._beat()
+            unsure_s = BEAT_UNSURE_S if self._link.settled else min(unsure_s * 2, self._heartbeat_s)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._heartbeat_s):
+                async with asyncio.timeout(self._heartbeat_s if self._link.settled else unsure_s):
                     await self._beat_now.wait()
 
     async def _beat(self) -> None:

@@ -1,10 +1,14 @@
-"""One queue per key: contenders in this process take turns instead of colliding."""
+"""One queue per key: contenders in this process take turns instead of colliding, or share what they all want."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
 class KeyedQueues:
@@ -25,3 +29,33 @@ class KeyedQueues:
                 del self._locks[key]
             else:
                 self._locks[key] = (lock, users - 1)
+
+
+class SharedReads(Generic[T]):
+    """A crowd that reads the same at once shares a read, which began after each of them asked: nobody is answered by
+    what was so before.
+    """
+
+    def __init__(self) -> None:
+        self._queues = KeyedQueues()
+        self._moments = itertools.count()
+        self._last: dict[Hashable, tuple[int, T]] = {}
+        self._readers: dict[Hashable, int] = {}
+
+    async def fresh(self, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
+        asked = next(self._moments)
+        self._readers[key] = self._readers.get(key, 0) + 1
+        try:
+            async with self._queues.turn(key):
+                last = self._last.get(key)
+                if last is not None and last[0] > asked:
+                    return last[1]
+                began = next(self._moments)
+                value = await read()
+                self._last[key] = began, value
+                return value
+        finally:
+            self._readers[key] -= 1
+            if not self._readers[key]:
+                del self._readers[key]
+                self._last.pop(key, None)

@@ -32,13 +32,14 @@ class Spec:
     lease_ttl_s: float
     record: str
     began_s: float
+    max_pages: int | None
 
 
 class SeenSqliteStore(SqliteStore):
     """Tells of a job's events when they are on the disk, and before anybody is answered."""
 
-    def __init__(self, directory: Path, recorder: Recorder) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, recorder: Recorder, max_pages: int | None) -> None:
+        super().__init__(directory, max_pages=max_pages)
         self._recorder = recorder
         self._seen: set[tuple[str, int]] = set()
 
@@ -68,7 +69,8 @@ def main() -> None:
         enrolments=read_enrolments(Path(spec.enrolments)),
         timers=Timers.for_lease_ttl(spec.lease_ttl_s),
     )
-    asyncio.run(serve(settings, SeenSqliteStore(settings.data, Recorder(Path(spec.record), spec.began_s))))
+    recorder = Recorder(Path(spec.record), spec.began_s)
+    asyncio.run(serve(settings, SeenSqliteStore(settings.data, recorder, spec.max_pages)))
 
 
 if __name__ == "__main__":

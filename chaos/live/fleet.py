@@ -41,6 +41,7 @@ from runtime.settings import Timers
 
 PRODUCT = "main"
 CAPABILITY = "gpu"
+HERD_CAPABILITY = "herd"
 DATABASE = "chaos"
 ENDED_LOOK_S = 0.1
 CHECKPOINT_EVERY_S = 1.0
@@ -49,8 +50,9 @@ REST_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Shape:
-    """`standby`: factories that are enrolled and not started. `hive`: factories that share a process. `links`: each
-    factory has proxies of its own to the bus and to REST, each coordinator to the bus and to the store.
+    """`standby`: factories that are enrolled and not started. `hive`: factories that share a process. `herd`: that are
+    enrolled, and nothing but a token. `links`: each factory has proxies of its own to the bus and to REST, each
+    coordinator to the bus and to the store.
     """
 
     store: Literal["cosmos", "sqlite"] = "cosmos"
@@ -59,6 +61,7 @@ class Shape:
     standby: int = 0
     clients: int = 2
     hive: int = 0
+    herd: int = 0
     links: bool = False
     lease_ttl_s: float = 10.0
 
@@ -212,6 +215,13 @@ class LiveFleet:
             history.records = [record for record in history.records if record.at <= over]
         return history
 
+    def twin_of(self, machine: Machine) -> Machine:
+        """A second machine with the same identity, not started."""
+        twin = Machine(self, machine.member, where="-twin")
+        twin.bus_link, twin.rest_link = machine.bus_link, machine.rest_link
+        self.twins.append(twin)
+        return twin
+
     # -- faults --
 
     @asynccontextmanager
@@ -311,6 +321,7 @@ class LiveFleet:
                 lease_ttl_s=self.shape.lease_ttl_s,
                 record=str(self.folder / "history" / f"{node.id}.jsonl"),
                 began_s=self.recorder.began_s,
+                max_pages=node.max_pages,
             )
             argv = [sys.executable, "-m", "chaos.live.coordinator", str(self._spec(node.id, asdict(spec)))]
             return Child(node.id, argv, log, {})
@@ -364,10 +375,13 @@ class LiveFleet:
 
 def _members(shape: Shape) -> dict[str, Member]:
     """Every third factory has the rare capability; every second of those in a process of their own has two seats."""
-    names = [f"f{number}" for number in range(1, shape.factories + shape.standby + 1)]
-    names += [f"r{number}" for number in range(1, shape.clients + 1)]
-    names += [f"h{number}" for number in range(1, shape.hive + 1)]
-    return {
-        name: Member(name, (CAPABILITY,) if number % 3 == 0 else (), 1 + (name.startswith("f") and number % 2))
-        for number, name in enumerate(names)
-    }
+
+    def named(letter: str, count: int) -> list[str]:
+        return [f"{letter}{number}" for number in range(1, count + 1)]
+
+    several = [*named("f", shape.factories + shape.standby), *named("r", shape.clients), *named("h", shape.hive)]
+    members = {}
+    for number, name in enumerate(several):
+        seats = 2 if name.startswith("f") and number % 2 else 1
+        members[name] = Member(name, (CAPABILITY,) if number % 3 == 0 else (), seats)
+    return members | {name: Member(name, (HERD_CAPABILITY,)) for name in named("q", shape.herd)}

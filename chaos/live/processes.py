@@ -38,13 +38,14 @@ class Ground(Protocol):
 
 
 class Node:
-    """One coordinator through its lives."""
+    """One coordinator through its lives. `max_pages`: of SQLite, how many it may fill from its next start on."""
 
     def __init__(self, ground: Ground, number: int) -> None:
         self.id = f"c{number}"
         self.port = free_port()
         self.bus_link: TcpProxy | None = None
         self.store_link: TcpProxy | None = None
+        self.max_pages: int | None = None
         self.life = 0
         self.up = False
         self._ground = ground
@@ -88,6 +89,12 @@ class Node:
         self._child.signal(signal.SIGKILL)
         self._child.wait(5.0)
         self._ground.note("down", self.who, life=self.life, how="killed")
+
+    def look(self) -> None:
+        """Notes an end that it came to by itself."""
+        if self.up and self._child is not None and self._child.exit_code is not None:
+            self.up = False
+            self._ground.note("down", self.who, life=self.life, how="ended")
 
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)

@@ -33,9 +33,6 @@ class Stage:
     say: Say
     costs: dict[str, int] = field(default_factory=dict)
 
-    async def until_all_on_bus(self) -> None:
-        await self.fleet.until_joined()
-
     async def finished(self) -> bool:
         """Whether all that was acknowledged is."""
         with contextlib.suppress(Unanswered):
@@ -122,7 +119,6 @@ async def _calmed(fleet: LiveFleet) -> None:
     for machine in fleet.machines.values():
         if machine.stopped:
             machine.resume()
-    # The standby stays down, unless a job's work may lie on its machine.
     for machine in fleet.machines.values():
         if machine.life and not machine.up:
             machine.start(takeover=True)

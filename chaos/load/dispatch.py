@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import signal
-import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from chaos.spread import Spread
 from console.client import Client, Target
 from deploy.local.fleet import LocalFleet, LocalSettings
 from deploy.local.secrets import Member
@@ -23,21 +23,6 @@ LONG = (
 )
 WITHIN_S = 60.0
 LOOK_S = 0.02
-
-
-class Spread(NamedTuple):
-    """Milliseconds."""
-
-    what: str
-    samples: int
-    p50: float
-    p99: float
-
-    @classmethod
-    def of(cls, what: str, seconds: Sequence[float]) -> Spread:
-        ordered = sorted(seconds)
-        p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-        return cls(what, len(ordered), statistics.median(ordered) * 1e3, p99 * 1e3)
 
 
 def _until(is_so: Callable[[], bool]) -> None:

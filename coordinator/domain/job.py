@@ -55,12 +55,16 @@ def _fenced(job: Job, op: ops.HolderOp) -> ops.Rejected:
 
 
 def _illegal(job: Job, op: ops.Op, why: str = "") -> ops.Rejected:
+    return illegal(job, op.action, op.actor_kind, why)
+
+
+def illegal(job: Job, action: Action, actor_kind: str, why: str = "") -> ops.Rejected:
+    """The refusal of an action that the job's stage does not know."""
     legal = sorted(action for stage, action in TABLE if stage is job.stage)
     return ops.Rejected(
         "illegal_transition",
-        why
-        or f"a job that is {job.stage} has no {op.action} by {op.actor_kind}; legal are: {', '.join(legal) or 'none'}",
-        {"stage": str(job.stage), "action": str(op.action)},
+        why or f"a job that is {job.stage} has no {action} by {actor_kind}; legal are: {', '.join(legal) or 'none'}",
+        {"stage": str(job.stage), "action": str(action)},
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
 
+from coordinator.claimants import view_of
 from coordinator.context import Context
 from coordinator.domain import lease as lease_rules
+from coordinator.domain.job import illegal
 from coordinator.domain.ops import Claim, Rejected
+from coordinator.domain.table import Action
 from coordinator.handlers.answers import CODES, accepted, stop_order, term_times
 from coordinator.handlers.factories import enrolled, session_checked
 from coordinator.scheduler.feasible import obstacles
@@ -18,7 +19,6 @@ from coordinator.scheduler.snapshot import FactoryView
 from coordinator.store.port import JOBS, Address
 from coordinator.store.queries import jobs_held_by, read_job, read_lease
 from schemas.errors import ErrorCode, FleetError
-from schemas.factory import FactoryDoc
 from schemas.ids import JobKey, body_id, claim_op
 from schemas.job import Job, Stage
 from schemas.messages import ClaimAnswer, ClaimRequest, Grant
@@ -35,27 +35,18 @@ async def claim(ctx: Context, request: ClaimRequest, gone: asyncio.Future[None] 
     """
     deadline_s = ctx.clock.boot_s() + min(request.wait_s, ctx.timers.long_poll_s)
     while True:
-        changed = ctx.ready.changed()
+        looked = ctx.claimants.changes
         async with ctx.asks.turn(request.factory_id):
-            answer, view = await _claim_once(ctx, request)
+            answer = await _claim_once(ctx, request)
         left_s = deadline_s - ctx.clock.boot_s()
         if answer.grants or left_s <= 0 or ctx.closing:
             return answer
-        if view is not None:
-            ctx.waiting[view.id] = view
-        change = asyncio.create_task(changed.wait())
-        heard: set[asyncio.Future[Any]] = {change} if gone is None else {change, gone}
-        try:
-            await asyncio.wait(heard, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            change.cancel()
-            ctx.waiting.pop(request.factory_id, None)
-        if not changed.is_set() or (gone is not None and gone.done()):
+        if not await ctx.claimants.wait(request, looked, left_s, gone):
             return answer
 
 
-async def _claim_once(ctx: Context, request: ClaimRequest) -> tuple[ClaimAnswer, FactoryView | None]:
-    """And the claimant, where the coordinator was to choose."""
+async def _claim_once(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
+    await _refuse_taken(ctx, request)
     factory = await enrolled(ctx, request.factory_id)
     session_checked(factory, request.session_id, request.session_no)
     ctx.roster.note(factory, heard=False)
@@ -68,24 +59,32 @@ async def _claim_once(ctx: Context, request: ClaimRequest) -> tuple[ClaimAnswer,
         and (job.holder.session_id, job.holder.request_id) == (request.session_id, request.request_id)
     ]
     if known:
-        return ClaimAnswer(grants=tuple([await _granted_before(ctx, job) for job in known])), None
+        return ClaimAnswer(grants=tuple([await _granted_before(ctx, job) for job in known]))
     request = request.model_copy(update={"session_no": factory.session_no})
-    view = _view(factory, request, len(held))
+    view = view_of(factory, request, len(held))
     if request.job_id is not None:
-        return ClaimAnswer(grants=(await _claim_named(ctx, request, view),)), None
-    return await _claim_best(ctx, request, view), view
+        return ClaimAnswer(grants=(await _claim_named(ctx, request, view),))
+    return await _claim_best(ctx, request, view)
 
 
-def _view(factory: FactoryDoc, request: ClaimRequest, held: int) -> FactoryView:
-    """The claimant: what it is enrolled for, narrowed to what it says it has. It asks, so it is there."""
-    said = factory.capabilities if request.capabilities is None else request.capabilities
-    engines = factory.engines if request.engines is None else request.engines
-    own = {
-        "capabilities": tuple(sorted(set(said) & set(factory.enrolled_capabilities))),
-        "engines": tuple(engines),
-        "seats_used": 0,  # the store's own count is newer than what it last said
-    }
-    return FactoryView.of(factory.model_copy(update=own), seats_used=held)
+async def _refuse_taken(ctx: Context, request: ClaimRequest) -> None:
+    """A crowd that claims one job by its id: all but the first cost no more than a read of the job, which they share.
+
+    It is refused by that read alone, which began after the claim came; whatever else there is to say is said of a job
+    that can be claimed, or that this request has.
+    """
+    entry = ctx.roster.get(request.factory_id)
+    if request.job_id is None or entry is None or request.product_id not in entry.doc.products:
+        return
+    key = JobKey(request.product_id, request.job_id)
+    stored = await ctx.job_reads.fresh(key, lambda: read_job(ctx.store, key))
+    if stored is None or stored.job.stage is Stage.QUEUED:
+        return
+    holder = stored.job.holder
+    if holder is not None and (holder.factory_id, holder.request_id) == (request.factory_id, request.request_id):
+        return
+    ctx.ready.note(stored.job)
+    _refused(illegal(stored.job, Action.CLAIM, "holder"))
 
 
 async def _claim_named(ctx: Context, request: ClaimRequest, view: FactoryView) -> Grant:
@@ -140,7 +139,7 @@ async def _look(ctx: Context, request: ClaimRequest, view: FactoryView, seats: i
     for job in _candidates(ctx, request, view):
         if len(grants) == seats or tries == CANDIDATES_MAX:
             break
-        if job.key in ctx.being_claimed:
+        if job.key in ctx.claimants.being_claimed:
             continue  # another ask of this process is at it: a second one could only lose
         if refused & {(job.product_id, None), (job.product_id, job.lock or "")}:
             continue
@@ -158,18 +157,18 @@ async def _look(ctx: Context, request: ClaimRequest, view: FactoryView, seats: i
 
 async def _try_alone(ctx: Context, request: ClaimRequest, job: Job, view: FactoryView) -> Grant | Rejected:
     """While it lasts, other asks of this process pass the job over; if it breaks, they look again."""
-    ctx.being_claimed.add(job.key)
+    ctx.claimants.being_claimed.add(job.key)
     try:
         return await _try(ctx, request, job, view)
     except BaseException:
         ctx.ready.wake()
         raise
     finally:
-        ctx.being_claimed.discard(job.key)
+        ctx.claimants.being_claimed.discard(job.key)
 
 
 def _candidates(ctx: Context, request: ClaimRequest, view: FactoryView) -> list[Job]:
-    waiting: Iterable[Job] = [job for job in ctx.ready.queued() if not ctx.is_left_alone(job.key)]
+    waiting = ctx.claimants.claimable()
     if request.product_id is not None:
         waiting = [job for job in waiting if job.product_id == request.product_id]
     return ranked_jobs(waiting, view, ctx.snapshot(view))

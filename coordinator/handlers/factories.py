@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from coordinator import leases
@@ -77,17 +77,18 @@ async def update_factory(
     raise FleetError(ErrorCode.UNAVAILABLE, f"the document of {factory_id} could not be written: ask again")
 
 
-async def enroll(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
+async def enroll(ctx: Context, factory: FactoryDoc, homes: Mapping[str, str] | None = None) -> FactoryDoc:
     """Creates the factory, or changes what an existing one may do; its session stays.
 
     The tokens are those that are given: what was replaced or taken out opens nothing any more.
     Raises conflict where another product has a factory of that name: subjects and terms know a factory by its id alone.
+    `homes`: what `homes_of_factories` gave, for whoever enrols many.
     """
     for _ in range(TRIES_MAX):
         try:
             stored = await read_factory(ctx.store, factory.product_id, factory.id)
             if stored is None:
-                await _refuse_taken(ctx, factory)
+                _refuse_taken(factory, await homes_of_factories(ctx) if homes is None else homes)
                 if (await ctx.store.create(FACTORIES, factory.to_doc())).ok:
                     return _enrolled_now(ctx, factory)
                 continue
@@ -111,15 +112,20 @@ async def enroll(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
     raise FleetError(ErrorCode.UNAVAILABLE, f"{factory.id} could not be enrolled: ask again")
 
 
-async def _refuse_taken(ctx: Context, factory: FactoryDoc) -> None:
-    async for known in all_factories(ctx.store):
-        if known.id == factory.id and known.product_id != factory.product_id:
-            raise FleetError(
-                ErrorCode.CONFLICT,
-                f"factory {factory.id} is enrolled for product {known.product_id}: name this one otherwise, or enrol it"
-                f" there with {factory.product_id} among its products",
-                productId=known.product_id,
-            )
+async def homes_of_factories(ctx: Context) -> dict[str, str]:
+    """The product under which each is enrolled, by its id. Reads them all."""
+    return {known.id: known.product_id async for known in all_factories(ctx.store)}
+
+
+def _refuse_taken(factory: FactoryDoc, homes: Mapping[str, str]) -> None:
+    home = homes.get(factory.id, factory.product_id)
+    if home != factory.product_id:
+        raise FleetError(
+            ErrorCode.CONFLICT,
+            f"factory {factory.id} is enrolled for product {home}: name this one otherwise, or enrol it"
+            f" there with {factory.product_id} among its products",
+            productId=home,
+        )
 
 
 def _enrolled_now(ctx: Context, factory: FactoryDoc) -> FactoryDoc:

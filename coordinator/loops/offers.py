@@ -72,15 +72,14 @@ class Offers:
             due_s = self._ctx.clock.boot_s() + self._ctx.timers.offer_round_s
             self._waiting[job.key] = _Waiting(job.lease_epoch, due_s)
             if self._bus.connected and ranked_factories(job, self._on_bus(self._ctx.snapshot())):
-                self._ctx.left_alone_s[job.key] = due_s
+                self._ctx.claimants.leave_alone(job.key, due_s)
             self._wake.set()
 
     def after_commit(self, job: Job, events: tuple[EventDoc, ...]) -> None:
         """A job became claimable here, or a term ended: a seat is free, and perhaps a lock."""
-        waiting = self._waiting.get(job.key)
-        if job.stage is Stage.QUEUED and waiting is not None and waiting.offer_no == 0:
-            waiting.due_s = self._ctx.clock.boot_s()
-            self._ctx.left_alone_s.pop(job.key, None)
+        if job.stage is Stage.QUEUED and any(event.to_stage == Stage.QUEUED for event in events):
+            self._waiting[job.key] = _Waiting(job.lease_epoch, self._ctx.clock.boot_s())
+            self._ctx.claimants.leave_no_longer(job.key)
             self._wake.set()
         if not job.held and any(event.type in ("reported", "released", "reaped") for event in events):
             self.seat_freed()
@@ -100,7 +99,7 @@ class Offers:
         for key in [key for key in self._waiting if key not in queued]:
             del self._waiting[key]
         now_s = self._ctx.clock.boot_s()
-        self._leave_no_longer(now_s)
+        self._ctx.claimants.leave_no_longer()
         due = [key for key, waiting in self._waiting.items() if waiting.due_s <= now_s]
         if not due or not self._bus.connected:
             return done
@@ -110,17 +109,9 @@ class Offers:
             done[await self._offer(queued[key], self._waiting[key], on_bus, now)] += 1
         return done
 
-    def _leave_no_longer(self, now_s: float) -> None:
-        """Jobs that nobody took when their own coordinator offered them are everybody's now."""
-        over = [key for key, until_s in self._ctx.left_alone_s.items() if until_s <= now_s]
-        for key in over:
-            del self._ctx.left_alone_s[key]
-        if any(key in self._waiting for key in over):
-            self._ctx.ready.wake()
-
     async def _offer(self, job: Job, waiting: _Waiting, snapshot: Snapshot, now: datetime) -> str:
         timers = self._ctx.timers
-        if waiting.offer_no == 0 and not waiting.left and self._ctx.awaited(job):
+        if waiting.offer_no == 0 and not waiting.left and self._ctx.claimants.is_given(job):
             waiting.left = True
             waiting.due_s = self._ctx.clock.boot_s() + timers.offer_round_s
             return "left"
@@ -166,7 +157,8 @@ class Offers:
                 await self.run_once(self._ctx.clock.now())
             except Exception:
                 log.exception("offers failed; they go on at the next change")
-            next_s = min((waiting.due_s for waiting in self._waiting.values()), default=math.inf)
+            due_s = (waiting.due_s for waiting in self._waiting.values())
+            next_s = min(due_s, default=math.inf) if self._bus.connected else math.inf  # its return wakes this loop
             left_s = max(0.01, min(next_s - self._ctx.clock.boot_s(), self._ctx.timers.sweeper_s))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):

@@ -23,6 +23,12 @@ class FailoverLink:
         self._rest = rest
         self._told: list[Callable[[Transport], None]] = []
         self._last = self.transport
+        self._answered = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether its transport has proved itself: where the bus has just come, coordinators may not be there yet."""
+        return self._answered or self.transport is Transport.REST
 
     @property
     def transport(self) -> Transport:
@@ -34,6 +40,7 @@ class FailoverLink:
     def bus_changed(self, _connected: bool) -> None:
         if self.transport is not self._last:
             self._last = self.transport
+            self._answered = False
             log.info("transport: %s", self._last)
             for listener in self._told:
                 listener(self._last)
@@ -41,7 +48,11 @@ class FailoverLink:
     async def call(self, op: str, message: dict[str, Any]) -> dict[str, Any]:
         if self._bus.connected and not message.get("waitS"):
             try:
-                return await self._bus.call(op, message)
+                answer = await self._bus.call(op, message)
             except Unanswered as error:
+                self._answered = False
                 log.info("%s was not answered on the bus (%s): once more over REST", op, error)
+            else:
+                self._answered = True
+                return answer
         return await self._rest.call(op, message)

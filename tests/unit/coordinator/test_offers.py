@@ -17,7 +17,7 @@ import pytest
 from bus.memory import MemoryBroker, MemoryBus
 from bus.subjects import PREFIX
 from coordinator.context import Context
-from coordinator.handlers import claims
+from coordinator.handlers import actions, claims
 from coordinator.living import living
 from coordinator.logs import LogFiles
 from coordinator.loops.services import Loops
@@ -27,7 +27,7 @@ from runtime.settings import Timers
 from schemas.factory import Health, Transport
 from schemas.job import Engine, Job, Stage
 from schemas.messages import ClaimAnswer
-from tests.support.fleet import FakeFactory, coordinator, job_now, submitted
+from tests.support.fleet import PRODUCT, FakeFactory, coordinator, job_now, submitted
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually
 
@@ -39,6 +39,11 @@ LONG_AFTER_S = 10.0  # offers that nobody takes are repeated meanwhile, but no s
 
 def now_s() -> float:
     return asyncio.get_running_loop().time()
+
+
+def is_claimable(ctx: Context, job: Job) -> bool:
+    """For who names none."""
+    return job.key in {each.key for each in ctx.claimants.claimable()}
 
 
 def at(*seconds: float) -> Any:
@@ -102,9 +107,9 @@ class Pair:
         request = factory.claim_request("waits", **{"wait_s": 20, **claim})
         poll = asyncio.create_task(claims.claim(factory.ctx, request, gone))
         self.polls.append(poll)
-        await eventually(lambda: factory.id in factory.ctx.waiting)
+        await eventually(lambda: factory.id in factory.ctx.claimants.waiting)
         await asyncio.sleep(1)
-        assert factory.id in factory.ctx.waiting
+        assert factory.id in factory.ctx.claimants.waiting
         return poll
 
 
@@ -216,10 +221,10 @@ async def test_a_job_left_alone_is_given_only_after_the_round_to_who_names_none(
         job = await submitted(world.one.ctx)
         await asyncio.sleep(ROUND_S - HAIR_S)
         assert world.other.knows(job)
-        assert world.other.ctx.is_left_alone(job.key)
+        assert not is_claimable(world.other.ctx, job)
         assert not (await factory.claim("too-early")).grants
         await asyncio.sleep(2 * HAIR_S)
-        assert not world.other.ctx.is_left_alone(job.key)
+        assert is_claimable(world.other.ctx, job)
         assert (await factory.granted("in-time")).job_id == job.id
 
 
@@ -241,7 +246,7 @@ async def test_who_made_it_claimable_gives_it_at_once_to_who_names_none() -> Non
         factory = await world.on_the_bus()
         job = await submitted(world.one.ctx)
         await asyncio.sleep(WITHIN_ROUND_S)
-        assert not world.one.ctx.is_left_alone(job.key)
+        assert is_claimable(world.one.ctx, job)
         assert (await factory.granted()).job_id == job.id
 
 
@@ -251,7 +256,7 @@ async def test_a_job_left_alone_is_given_at_once_to_who_names_it() -> None:
         factory = (await world.on_the_bus()).on(world.other.ctx)
         job = await submitted(world.one.ctx)
         await asyncio.sleep(WITHIN_ROUND_S)
-        assert world.other.ctx.is_left_alone(job.key)
+        assert not is_claimable(world.other.ctx, job)
         assert (await factory.granted("names-it", job)).job_id == job.id
 
 
@@ -408,43 +413,58 @@ async def test_one_waiting_call_that_fits_is_enough_beside_others_that_do_not() 
         began_s = now_s()
         (grant,) = (await poll).grants
         assert grant.job_id == job.id
-        assert "f2" in world.one.ctx.waiting
+        assert "f2" in world.one.ctx.claimants.waiting
         await asyncio.sleep(LONG_AFTER_S)
         assert world.one.offered(job, began_s) == []
-
-
-async def as_if_waiting(world: Pair) -> FakeFactory:
-    """What is known of one that holds a call open, but no call: it takes nothing."""
-    waiter = await FakeFactory(world.one.ctx, "f2").joined()
-    entry = world.one.ctx.roster.get(waiter.id)
-    assert entry is not None
-    world.one.ctx.waiting[waiter.id] = world.one.ctx.roster.view(entry)
-    return waiter
 
 
 @in_virtual_time
 async def test_a_job_that_who_waits_does_not_take_is_offered_a_round_later_though_he_waits_on() -> None:
     async with pair() as world:
         await world.on_the_bus()
-        waiter = await as_if_waiting(world)
-        job = await submitted(world.one.ctx)
-        began_s = now_s()
-        await asyncio.sleep(ROUND_S + HAIR_S)
-        assert waiter.id in world.one.ctx.waiting
-        assert world.one.offered(job, began_s) == at(ROUND_S)
+        await world.waits(await FakeFactory(world.one.ctx, "f2").joined())
+        async with world.one.ctx.asks.turn("f2"):  # another ask of his is under way, and takes its time
+            job = await submitted(world.one.ctx)
+            began_s = now_s()
+            await asyncio.sleep(ROUND_S + HAIR_S)
+            assert world.one.offered(job, began_s) == at(ROUND_S)
 
 
 @in_virtual_time
-async def test_a_job_whose_waiter_went_in_the_first_round_is_offered_when_it_is_over() -> None:
+async def test_one_waiting_call_holds_back_one_job_and_not_all_that_come() -> None:
     async with pair() as world:
         await world.on_the_bus()
-        waiter = await as_if_waiting(world)
+        await world.waits(await FakeFactory(world.one.ctx, "f2").joined())
+        began_s = now_s()
+        jobs = await asyncio.gather(*(submitted(world.one.ctx, key) for key in ("one", "two", "three")))
+        await asyncio.sleep(WITHIN_ROUND_S)
+        offered = [world.one.offered(job, began_s) for job in jobs]
+        assert sorted(offered) == [[], at(0.0), at(0.0)]
+
+
+@in_virtual_time
+async def test_a_waiter_of_another_product_alone_holds_nothing_back() -> None:
+    async with pair() as world:
+        await world.on_the_bus()
+        both = await FakeFactory(world.one.ctx, "f2", products=(PRODUCT, "bank")).joined()
+        await world.waits(both, product_id="bank")
         job = await submitted(world.one.ctx)
         began_s = now_s()
         await asyncio.sleep(WITHIN_ROUND_S)
-        del world.one.ctx.waiting[waiter.id]
-        await asyncio.sleep(ROUND_S)
-        assert world.one.offered(job, began_s)[:1] == at(ROUND_S)
+        assert world.one.offered(job, began_s) == at(0.0)
+
+
+@in_virtual_time
+async def test_a_job_that_is_cancelled_and_queued_again_is_offered_at_once() -> None:
+    async with pair() as world:
+        await world.on_the_bus()
+        job = await submitted(world.one.ctx)
+        await asyncio.sleep(3.0)
+        await actions.act(world.one.ctx, job.key, "cancel", "operator:ann", "a1")
+        await actions.act(world.one.ctx, job.key, "requeue", "operator:ann", "a2")
+        began_s = now_s()
+        await asyncio.sleep(WITHIN_ROUND_S)
+        assert world.one.offered(job, began_s)[:1] == at(0.0)
 
 
 @in_virtual_time
@@ -458,7 +478,7 @@ async def test_a_job_whose_waiter_hangs_up_as_it_comes_is_offered_a_round_later(
         began_s = now_s()
         await asyncio.sleep(ROUND_S + HAIR_S)
         assert not (await poll).grants
-        assert not world.one.ctx.waiting
+        assert not world.one.ctx.claimants.waiting
         assert world.one.offered(job, began_s) == at(ROUND_S)
 
 
@@ -526,5 +546,5 @@ async def test_a_waiter_whom_the_job_does_not_fit_holds_nothing_back(
         job = await submitted(world.one.ctx, capabilities="[gpu]")
         began_s = now_s()
         await asyncio.sleep(WITHIN_ROUND_S)
-        assert "f2" in world.one.ctx.waiting
+        assert "f2" in world.one.ctx.claimants.waiting
         assert world.one.offered(job, began_s) == at(0.0)

@@ -1,0 +1,182 @@
+"""Who goes first for a job that can be claimed, so that a crowd costs no more than the one that gets it.
+
+Calls that are held open for work wait here. A job wakes the one whom it fits best, by what is known in memory; only
+that one asks the store. If it fails, the next best is woken: each looks at most once for each change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from coordinator.ready import ReadyIndex
+from coordinator.roster import Roster
+from coordinator.scheduler.feasible import job_obstacles, obstacles
+from coordinator.scheduler.plan import tier
+from coordinator.scheduler.score import score
+from coordinator.scheduler.snapshot import FactoryView, Snapshot
+from runtime.clock import Clock
+from schemas.factory import FactoryDoc
+from schemas.ids import JobKey
+from schemas.job import Job
+from schemas.messages import ClaimRequest
+
+
+def view_of(factory: FactoryDoc, request: ClaimRequest, held: int) -> FactoryView:
+    """The claimant: what it is enrolled for, narrowed to what it says it has. It asks, so it is there."""
+    said = factory.capabilities if request.capabilities is None else request.capabilities
+    engines = factory.engines if request.engines is None else request.engines
+    own = {
+        "capabilities": tuple(sorted(set(said) & set(factory.enrolled_capabilities))),
+        "engines": tuple(engines),
+        "seats_used": 0,  # what is counted is newer than what it last said
+    }
+    return FactoryView.of(factory.model_copy(update=own), seats_used=held)
+
+
+@dataclass(eq=False)
+class _Waiter:
+    """`looked`: the change up to which it has looked in vain."""
+
+    request: ClaimRequest
+    looked: int
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _view: tuple[FactoryDoc, int, FactoryView] | None = None
+
+    def view(self, factory: FactoryDoc, held: int) -> FactoryView:
+        if self._view is None or self._view[0] is not factory or self._view[1] != held:
+            self._view = factory, held, view_of(factory, self.request, held)
+        return self._view[2]
+
+
+class Claimants:
+    """`being_claimed`: jobs that an ask of this process is at. `changes` counts what might give somebody work.
+    `given_s`: for how long a job is left to the waiter that it woke.
+    """
+
+    def __init__(self, ready: ReadyIndex, roster: Roster, clock: Clock, given_s: float) -> None:
+        self.being_claimed: set[JobKey] = set()
+        self.changes = 0
+        self._ready = ready
+        self._roster = roster
+        self._clock = clock
+        self._given_s = given_s
+        self._given: dict[JobKey, tuple[_Waiter, float]] = {}
+        self._left_alone_s: dict[JobKey, float] = {}
+        self._waiting: dict[_Waiter, None] = {}
+        self._look: asyncio.Handle | None = None
+        ready.on_change(self._changed)
+
+    # -- jobs --
+
+    def claimable(self) -> list[Job]:
+        """What is queued, and nobody else's to claim first."""
+        now_s = self._clock.boot_s()
+        return [job for job in self._ready.queued() if self._left_alone_s.get(job.key, 0.0) <= now_s]
+
+    def leave_alone(self, key: JobKey, until_s: float) -> None:
+        """Another coordinator made it claimable a moment ago, and is offering it. `until_s`: since boot."""
+        self._left_alone_s[key] = until_s
+
+    def leave_no_longer(self, *keys: JobKey) -> None:
+        """These, and those whose time is over, are everybody's."""
+        now_s = self._clock.boot_s()
+        over = {key for key, until_s in self._left_alone_s.items() if until_s <= now_s or key in keys}
+        for key in over:
+            del self._left_alone_s[key]
+        if over:
+            self._changed()
+
+    # -- calls held open --
+
+    @property
+    def waiting(self) -> set[str]:
+        """The factories that hold one open."""
+        return {waiter.request.factory_id for waiter in self._waiting}
+
+    def is_given(self, job: Job) -> bool:
+        """Whether it has just woken somebody who holds a call open: it is about to be claimed without an offer."""
+        if self._look is not None:
+            self._look.cancel()
+            self._wake_the_best()
+        return job.key in self._given
+
+    async def wait(
+        self, request: ClaimRequest, looked: int, timeout_s: float, gone: asyncio.Future[None] | None
+    ) -> bool:
+        """Whether to look again, before the time is over or the asker is `gone`. `looked`: `changes` before the last
+        look, so that nothing falls between.
+        """
+        waiter = _Waiter(request, looked)
+        self._waiting[waiter] = None
+        asker = request.factory_id
+        self._given = {key: given for key, given in self._given.items() if given[0].request.factory_id != asker}
+        self._look_soon()  # what it could not have may be another's
+        woken = asyncio.create_task(waiter.woken.wait())
+        heard: set[asyncio.Future[Any]] = {woken} if gone is None else {woken, gone}
+        goes_on = False
+        try:
+            await asyncio.wait(heard, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            goes_on = waiter.woken.is_set() and not (gone is not None and gone.done())
+            return goes_on
+        finally:
+            woken.cancel()
+            del self._waiting[waiter]
+            if waiter.woken.is_set() and not goes_on:
+                self._given = {key: given for key, given in self._given.items() if given[0] is not waiter}
+                self._look_soon()
+
+    def dismiss(self) -> None:
+        """Everybody looks a last time, whatever there is."""
+        for waiter in self._waiting:
+            waiter.woken.set()
+
+    def _changed(self) -> None:
+        self.changes += 1
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        if self._look is None and self._waiting:
+            self._look = asyncio.get_running_loop().call_soon(self._wake_the_best)
+
+    def _wake_the_best(self) -> None:
+        """One waiter for each job that fits any."""
+        self._look = None
+        now_s = self._clock.boot_s()
+        self._given = {key: given for key, given in self._given.items() if given[1] > now_s}
+        idle = [one for one in self._waiting if one.looked < self.changes and not one.woken.is_set()]
+        taken = self.being_claimed | self._given.keys()
+        jobs = [job for job in self.claimable() if job.key not in taken] if idle else []
+        snapshot = Snapshot(now=self._clock.now(), factories=(), locks=self._ready.locks())
+        jobs.sort(key=lambda job: (tier(job, snapshot.now), job.waiting_since, job.id))
+        hopeless: set[Hashable] = set()
+        for job in jobs:
+            kind = _kind(job)
+            if kind in hopeless or job_obstacles(job, snapshot):
+                continue
+            fitting = [one for one in idle if self._fits(job, one, snapshot)]
+            if not fitting:
+                hopeless.add(kind)
+                continue
+            best = max(fitting, key=lambda one: score(job, self._view(one), snapshot).total)
+            best.woken.set()
+            idle.remove(best)
+            self._given[job.key] = best, now_s + self._given_s
+
+    def _fits(self, job: Job, waiter: _Waiter, snapshot: Snapshot) -> bool:
+        asked = waiter.request.product_id
+        return asked in (None, job.product_id) and not obstacles(job, self._view(waiter), snapshot)
+
+    def _view(self, waiter: _Waiter) -> FactoryView:
+        """By what is known now: seats were freed, and enrolments changed, since it asked."""
+        entry = self._roster.get(waiter.request.factory_id)
+        assert entry is not None, "whoever asks was noted"
+        return waiter.view(entry.doc, self._ready.count_held_by(entry.doc.id))
+
+
+def _kind(job: Job) -> Hashable:
+    """Jobs of one kind fit the same factories."""
+    local = job.checkpoint.local if job.checkpoint is not None else None
+    return job.product_id, job.engine, frozenset(job.capabilities), job.cwd, local
