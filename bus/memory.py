@@ -15,6 +15,7 @@ from functools import partial
 import orjson
 
 from bus.port import (
+    CONCURRENCY,
     BusError,
     BusTimeout,
     BusUnavailable,
@@ -295,7 +296,7 @@ class MemoryBus:
         respond: Responder,
         queue: str,
         allows_reply: Callable[[Message], bool],
-        concurrency: int = 64,
+        concurrency: int = CONCURRENCY,
     ) -> Subscription:
         serving = Serving(respond, allows_reply, self.publish, concurrency, self._counts)
         return self._add(_Subscription(self, subject, serving.hear, queue, serving))

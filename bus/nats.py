@@ -25,6 +25,7 @@ from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
 from bus.port import (
+    CONCURRENCY,
     BusError,
     BusTimeout,
     BusUnavailable,
@@ -261,7 +262,7 @@ class NatsBus:
         respond: Responder,
         queue: str,
         allows_reply: Callable[[Message], bool],
-        concurrency: int = 64,
+        concurrency: int = CONCURRENCY,
     ) -> Subscription:
         serving = Serving(respond, allows_reply, self.publish, concurrency, self._counts)
         return await self._add(_Subscription(subject, queue, serving.hear, self._forget, serving))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bus.port import BusUnavailable, Listener, Message, Responder
+from bus.port import CONCURRENCY, BusUnavailable, Listener, Message, Responder
 
 
 class _NoSubscription:
@@ -34,7 +34,7 @@ class NoBus:
         respond: Responder,
         queue: str,
         allows_reply: Callable[[Message], bool],
-        concurrency: int = 64,
+        concurrency: int = CONCURRENCY,
     ) -> _NoSubscription:
         return _NoSubscription()
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 MESSAGE_BYTES_MAX = 1024 * 1024
+CONCURRENCY = 32  # with more requests side by side each is slower, until all are answered too late
 
 
 class BusError(Exception):
@@ -76,10 +77,11 @@ class Bus(Protocol):
         respond: Responder,
         queue: str,
         allows_reply: Callable[[Message], bool],
-        concurrency: int = 64,
+        concurrency: int = CONCURRENCY,
     ) -> Subscription:
-        """Answers requests, at most `concurrency` at once. A message whose reply `allows_reply` refuses is
-        dropped unheard and counted in `refused`. Stopping cancels the responders that run.
+        """Answers requests, at most `concurrency` at once; who waited too long for a turn is dropped and counted.
+        A message whose reply `allows_reply` refuses is dropped unheard and counted in `refused`. Stopping cancels the
+        responders that run.
         """
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:

@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 HEADER_BYTES_MAX = 512  # a broker's limit counts a message's headers too
 WAITING_MAX = 4096  # requests; those behind so many have long been repeated another way
+WAITS_MAX_S = 0.5  # as long as an asker waits: to answer later is work for nobody, at the cost of who still waits
 
 
 @dataclass
@@ -23,7 +24,8 @@ class Counts:
 
 
 class Serving:
-    """At most `concurrency` responders run; up to WAITING_MAX requests wait in order; the rest is dropped.
+    """At most `concurrency` responders run; up to WAITING_MAX requests wait in order, none longer than WAITS_MAX_S; the
+    rest is dropped.
 
     `hear` never waits. A responder that fails leaves its request unanswered: the asker repeats it.
     """
@@ -43,7 +45,7 @@ class Serving:
         self._concurrency = concurrency
         self._counts = counts
         self._running: set[asyncio.Task[None]] = set()
-        self._waiting: deque[Message] = deque()
+        self._waiting: deque[tuple[float, Message]] = deque()
         self._stopped = False
 
     def hear(self, message: Message) -> None:
@@ -55,7 +57,7 @@ class Serving:
         elif len(self._running) < self._concurrency:
             self._begin(message)
         elif len(self._waiting) < WAITING_MAX:
-            self._waiting.append(message)
+            self._waiting.append((asyncio.get_running_loop().time(), message))
         else:
             self._counts.dropped += 1
 
@@ -74,8 +76,13 @@ class Serving:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if self._waiting and not self._stopped:
-            self._begin(self._waiting.popleft())
+        now_s = asyncio.get_running_loop().time()
+        while self._waiting and not self._stopped:
+            heard_s, message = self._waiting.popleft()
+            if now_s - heard_s <= WAITS_MAX_S:
+                self._begin(message)
+                return
+            self._counts.dropped += 1
 
     async def _settle(self, message: Message) -> None:
         try:

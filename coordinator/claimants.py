@@ -7,7 +7,8 @@ that one asks the store. If it fails, the next best is woken: each looks at most
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,12 +53,13 @@ class _Waiter:
 
 
 class Claimants:
-    """`being_claimed`: jobs that an ask of this process is at. `changes` counts what might give somebody work.
+    """`being_claimed`: jobs that an ask of this process is at; each event is set when it is over. `changes` counts
+    what might give somebody work.
     `given_s`: for how long a job is left to the waiter that it woke.
     """
 
     def __init__(self, ready: ReadyIndex, roster: Roster, clock: Clock, given_s: float) -> None:
-        self.being_claimed: set[JobKey] = set()
+        self.being_claimed: dict[JobKey, asyncio.Event] = {}
         self.changes = 0
         self._ready = ready
         self._roster = roster
@@ -75,6 +77,17 @@ class Claimants:
         """What is queued, and nobody else's to claim first."""
         now_s = self._clock.boot_s()
         return [job for job in self._ready.queued() if self._left_alone_s.get(job.key, 0.0) <= now_s]
+
+    @contextmanager
+    def claiming(self, key: JobKey) -> Iterator[None]:
+        """Around an ask for a job that no other ask of this process is at."""
+        assert key not in self.being_claimed, key
+        over = self.being_claimed[key] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self.being_claimed[key]
+            over.set()
 
     def leave_alone(self, key: JobKey, until_s: float) -> None:
         """Another coordinator made it claimable a moment ago, and is offering it. `until_s`: since boot."""
@@ -147,7 +160,7 @@ class Claimants:
         now_s = self._clock.boot_s()
         self._given = {key: given for key, given in self._given.items() if given[1] > now_s}
         idle = [one for one in self._waiting if one.looked < self.changes and not one.woken.is_set()]
-        taken = self.being_claimed | self._given.keys()
+        taken = self.being_claimed.keys() | self._given.keys()
         jobs = [job for job in self.claimable() if job.key not in taken] if idle else []
         snapshot = Snapshot(now=self._clock.now(), factories=(), locks=self._ready.locks())
         jobs.sort(key=lambda job: (tier(job, snapshot.now), job.waiting_since, job.id))

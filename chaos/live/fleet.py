@@ -50,8 +50,8 @@ REST_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Shape:
-    """`standby`: factories that are enrolled and not started. `hive`: factories that share a process. `herd`: that are
-    enrolled, and nothing but a token. `links`: each factory has proxies of its own to the bus and to REST, each
+    """`standby`: factories that are enrolled and not started. `hive`: factories that share two processes. `herd`: those
+    of which there is nothing but a token. `links`: each factory has proxies of its own to the bus and to REST, each
     coordinator to the bus and to the store.
     """
 
@@ -139,14 +139,13 @@ class LiveFleet:
             self.machines[f"f{number}"].start()
         for number in range(1, self.shape.clients + 1):
             self._tasks.append(asyncio.create_task(self._client(f"r{number}").live()))
-        self._start_hive()
         self._tasks.append(asyncio.create_task(self._look()))
         await self.until_joined()
 
     async def until_joined(self) -> None:
         """Until every factory that was started has a session, and is on the bus where there is one."""
         wanted = {machine.id for machine in self.machines.values() if machine.up}
-        wanted |= {name for name in self.members if name.startswith("h")}
+        wanted |= {name for name in self.members if name.startswith("h") and self.hive}
         deadline_s = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline_s:
             joined = await self._on_bus()
@@ -298,7 +297,7 @@ class LiveFleet:
             pace=Pace(timers.lease_ttl_s / 4, timers.trust_margin_s, (0.2, 1.0, 3.0), wait_s=2.0),
         )
 
-    def _start_hive(self) -> None:
+    def start_hive(self) -> None:
         names = sorted(name for name in self.members if name.startswith("h"))
         for group in (names[::2], names[1::2]):  # one process for each core
             if group:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from chaos.live.factory import NotedRestLink
 from chaos.live.fleet import HERD_CAPABILITY, PRODUCT
+from chaos.live.proxy import HOST
 from chaos.live.stage import Stage
 from chaos.scribe import Message, Scribe
 from factory.link.port import Unanswered
@@ -32,7 +33,8 @@ async def claims_at_once(stage: Stage) -> None:
     links: dict[str, NotedRestLink] = {}
     for name in (name for name in fleet.members if name.startswith("q")):
         token = fleet.secrets.token_file(name).read_text().strip()
-        links[name] = NotedRestLink(fleet.url, token, TIMEOUT_S, f"factory:{name}", Scribe(fleet.note, f"{name}/"))
+        url = f"http://{HOST}:{fleet.nodes[len(links) % len(fleet.nodes)].port}"
+        links[name] = NotedRestLink(url, token, TIMEOUT_S, f"factory:{name}", Scribe(fleet.note, f"{name}/"))
     await asyncio.sleep(2.0)
     await fleet.cosmos.requests()
     began_s = time.monotonic()

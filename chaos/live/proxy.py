@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 HOST = "127.0.0.1"
 CHUNK_BYTES = 64 * 1024
-CONNECT_WITHIN_S = 1.0
+CONNECT_WITHIN_S = 5.0
+BACKLOG = 1024
 
 
 class TcpProxy:
@@ -31,7 +32,7 @@ class TcpProxy:
     async def start(self) -> None:
         """Listens; after a cut, on the same port again."""
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, HOST, self.port, reuse_address=True)
+            self._server = await asyncio.start_server(self._serve, HOST, self.port, reuse_address=True, backlog=BACKLOG)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:

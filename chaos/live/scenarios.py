@@ -129,6 +129,8 @@ async def herd(stage: Stage) -> None:
     fleet = stage.fleet
     stage.say(f"{fleet.shape.herd} claims at once for one job")
     await claims_at_once(stage)
+    fleet.start_hive()
+    await fleet.until_joined()
     stage.say(f"{fleet.shape.hive} factories lose their broker, and all come back at once")
     await stage.work.flows(30, 0.1)
     for number in (1, 2):

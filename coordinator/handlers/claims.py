@@ -17,7 +17,7 @@ from coordinator.scheduler.feasible import obstacles
 from coordinator.scheduler.plan import choice_of, ranked_jobs
 from coordinator.scheduler.snapshot import FactoryView
 from coordinator.store.port import JOBS, Address
-from coordinator.store.queries import jobs_held_by, read_job, read_lease
+from coordinator.store.queries import StoredJob, jobs_held_by, read_job, read_lease
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey, body_id, claim_op
 from schemas.job import Job, Stage
@@ -46,7 +46,21 @@ async def claim(ctx: Context, request: ClaimRequest, gone: asyncio.Future[None] 
 
 
 async def _claim_once(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
-    await _refuse_taken(ctx, request)
+    key = _known_key(ctx, request)
+    if key is None:
+        return await _claimed(ctx, request, None)
+    while True:
+        wanted = await _refused_if_taken(ctx, request, key)
+        other = ctx.claimants.being_claimed.get(key)
+        if other is None:
+            break
+        await other.wait()  # all who wait look together when it is over
+    with ctx.claimants.claiming(key):
+        return await _claimed(ctx, request, wanted)
+
+
+async def _claimed(ctx: Context, request: ClaimRequest, wanted: StoredJob | None) -> ClaimAnswer:
+    """`wanted`: the job that is claimed by its id, where it was read."""
     factory = await enrolled(ctx, request.factory_id)
     session_checked(factory, request.session_id, request.session_no)
     ctx.roster.note(factory, heard=False)
@@ -63,33 +77,37 @@ async def _claim_once(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
     request = request.model_copy(update={"session_no": factory.session_no})
     view = view_of(factory, request, len(held))
     if request.job_id is not None:
-        return ClaimAnswer(grants=(await _claim_named(ctx, request, view),))
+        return ClaimAnswer(grants=(await _claim_named(ctx, request, view, wanted),))
     return await _claim_best(ctx, request, view)
 
 
-async def _refuse_taken(ctx: Context, request: ClaimRequest) -> None:
+def _known_key(ctx: Context, request: ClaimRequest) -> JobKey | None:
+    """Of a claim by id: None where it names no product, or one of which it is not known that the asker serves it."""
+    entry = ctx.roster.get(request.factory_id)
+    if request.job_id is None or entry is None or request.product_id not in entry.doc.products:
+        return None
+    return JobKey(request.product_id, request.job_id)
+
+
+async def _refused_if_taken(ctx: Context, request: ClaimRequest, key: JobKey) -> StoredJob | None:
     """A crowd that claims one job by its id: all but the first cost no more than a read of the job, which they share.
 
     It is refused by that read alone, which began after the claim came; whatever else there is to say is said of a job
-    that can be claimed, or that this request has.
+    that can be claimed, or that this request has. That one is given.
     """
-    entry = ctx.roster.get(request.factory_id)
-    if request.job_id is None or entry is None or request.product_id not in entry.doc.products:
-        return
-    key = JobKey(request.product_id, request.job_id)
     stored = await ctx.job_reads.fresh(key, lambda: read_job(ctx.store, key))
     if stored is None or stored.job.stage is Stage.QUEUED:
-        return
+        return stored
     holder = stored.job.holder
     if holder is not None and (holder.factory_id, holder.request_id) == (request.factory_id, request.request_id):
-        return
+        return stored
     ctx.ready.note(stored.job)
-    _refused(illegal(stored.job, Action.CLAIM, "holder"))
+    raise _refusal(illegal(stored.job, Action.CLAIM, "holder"))
 
 
-async def _claim_named(ctx: Context, request: ClaimRequest, view: FactoryView) -> Grant:
+async def _claim_named(ctx: Context, request: ClaimRequest, view: FactoryView, stored: StoredJob | None) -> Grant:
     key = await _named(request, view)
-    stored = await read_job(ctx.store, key)
+    stored = stored or await read_job(ctx.store, key)
     if stored is None:
         raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {key.job_id} in product {key.product_id}")
     ctx.ready.note(stored.job)
@@ -97,12 +115,14 @@ async def _claim_named(ctx: Context, request: ClaimRequest, view: FactoryView) -
     if against:  # the lock's guard decides about the lock, not the index
         raise FleetError(ErrorCode.NO_CAPABILITY, against[0].text, filter=against[0].filter)
     outcome = await _try(ctx, request, stored.job, view)
-    return outcome if isinstance(outcome, Grant) else _refused(outcome)
+    if isinstance(outcome, Rejected):
+        raise _refusal(outcome)
+    return outcome
 
 
-def _refused(rejected: Rejected) -> Grant:
+def _refusal(rejected: Rejected) -> FleetError:
     code = ErrorCode.CONFLICT if rejected.reason == "illegal_transition" else CODES[rejected.reason]
-    raise FleetError(code, rejected.message, **rejected.detail)
+    return FleetError(code, rejected.message, **rejected.detail)
 
 
 async def _named(request: ClaimRequest, view: FactoryView) -> JobKey:
@@ -157,14 +177,12 @@ async def _look(ctx: Context, request: ClaimRequest, view: FactoryView, seats: i
 
 async def _try_alone(ctx: Context, request: ClaimRequest, job: Job, view: FactoryView) -> Grant | Rejected:
     """While it lasts, other asks of this process pass the job over; if it breaks, they look again."""
-    ctx.claimants.being_claimed.add(job.key)
-    try:
-        return await _try(ctx, request, job, view)
-    except BaseException:
-        ctx.ready.wake()
-        raise
-    finally:
-        ctx.claimants.being_claimed.discard(job.key)
+    with ctx.claimants.claiming(job.key):
+        try:
+            return await _try(ctx, request, job, view)
+        except BaseException:
+            ctx.ready.wake()
+            raise
 
 
 def _candidates(ctx: Context, request: ClaimRequest, view: FactoryView) -> list[Job]:

@@ -11,7 +11,7 @@ from coordinator.domain.ops import Cause
 from coordinator.ending import end_term
 from coordinator.handlers.answers import stop_order, term_times
 from coordinator.store.port import FACTORIES, Indefinite
-from coordinator.store.queries import all_factories, jobs_held_by, read_factory
+from coordinator.store.queries import StoredFactory, all_factories, jobs_held_by, read_factory
 from schemas.errors import ErrorCode, FleetError
 from schemas.factory import REST_SESSION, REST_SESSION_NO, FactoryDoc, Health
 from schemas.job import Engine, Job
@@ -30,6 +30,10 @@ ALIVE_WITHIN_S = 15.0
 
 async def enrolled(ctx: Context, factory_id: str) -> FactoryDoc:
     """The factory's document, read afresh. Raises not_found for one that nobody enrolled."""
+    return (await _read(ctx, factory_id)).factory
+
+
+async def _read(ctx: Context, factory_id: str) -> StoredFactory:
     entry = ctx.roster.get(factory_id)
     if entry is None:
         await refresh_roster(ctx)
@@ -37,7 +41,7 @@ async def enrolled(ctx: Context, factory_id: str) -> FactoryDoc:
     stored = await read_factory(ctx.store, entry.doc.product_id, factory_id) if entry else None
     if stored is None:
         raise FleetError(ErrorCode.NOT_FOUND, f"factory {factory_id} is not enrolled", factoryId=factory_id)
-    return stored.factory
+    return stored
 
 
 async def refresh_roster(ctx: Context) -> None:
@@ -57,13 +61,16 @@ def session_checked(factory: FactoryDoc, session_id: str, session_no: int | None
 
 
 async def update_factory(
-    ctx: Context, factory_id: str, change: Callable[[FactoryDoc], FactoryDoc | None]
+    ctx: Context,
+    factory_id: str,
+    change: Callable[[FactoryDoc], FactoryDoc | None],
+    known: StoredFactory | None = None,
 ) -> FactoryDoc:
-    """Conditional read-change-write; `change` gives None where there is nothing to write, and may raise."""
-    for _ in range(TRIES_MAX):
-        entry_doc = await enrolled(ctx, factory_id)
-        stored = await read_factory(ctx.store, entry_doc.product_id, factory_id)
-        assert stored is not None
+    """Conditional read-change-write; `change` gives None where there is nothing to write, and may raise. `known`: a
+    first read that was made already.
+    """
+    for tries in range(TRIES_MAX):
+        stored = known if known is not None and tries == 0 else await _read(ctx, factory_id)
         changed = change(stored.factory)
         if changed is None:
             return stored.factory
@@ -247,9 +254,9 @@ async def end_lower_sessions(ctx: Context, factory: FactoryDoc, now: datetime) -
 
 async def heartbeat(ctx: Context, request: HeartbeatRequest) -> HeartbeatAnswer:
     now = ctx.clock.now()
-    factory = await enrolled(ctx, request.factory_id)
-    session_checked(factory, request.session_id, request.session_no)
-    factory = await _noted(ctx, factory, request, now)
+    stored = await _read(ctx, request.factory_id)
+    session_checked(stored.factory, request.session_id, request.session_no)
+    factory = await _noted(ctx, stored, request, now)
     held = {
         (job.product_id, job.id, job.lease_epoch): job
         for job in await jobs_held_by(ctx.store, factory.products, factory.id)
@@ -295,8 +302,9 @@ async def _held_term(ctx: Context, job: Job) -> HeldTerm:
     )
 
 
-async def _noted(ctx: Context, factory: FactoryDoc, request: HeartbeatRequest, now: datetime) -> FactoryDoc:
+async def _noted(ctx: Context, stored: StoredFactory, request: HeartbeatRequest, now: datetime) -> FactoryDoc:
     """In the roster at once; in the store when it changed what others decide by, or every so often."""
+    factory = stored.factory
     said = {
         "seat_limit": request.seat_limit,
         "seats_used": request.seats_used,
@@ -320,7 +328,7 @@ async def _noted(ctx: Context, factory: FactoryDoc, request: HeartbeatRequest, n
         return doc.model_copy(update=said)
 
     if changed or silent_s is None or silent_s >= ctx.timers.roster_store_s:
-        heard = await update_factory(ctx, factory.id, change)
+        heard = await update_factory(ctx, factory.id, change, stored)
     ctx.roster.note(heard, heard=True, stored=False)
     ctx.send_roster(factory.id, RosterNote(factory=heard.to_doc() | {"tokenHashes": []}, heard_at=now))
     if was_down or changed:

@@ -1,4 +1,4 @@
-"""Tells factories on the bus of jobs that wait: first the best few, soon everybody capable, then ever more rarely.
+"""Tells factories on the bus of jobs that wait: the best, the best few, soon everybody capable, then ever more rarely.
 
 An offer is advice: it may be lost, repeated or out of date, and the claim decides. None is published while no
 capable factory has a free seat, which is the backpressure; a seat that becomes free brings the job up again.
@@ -30,7 +30,7 @@ from schemas.projections import EventDoc
 
 log = logging.getLogger(__name__)
 
-INVITED_MAX = 1  # with more, all but one claim in vain; round 2 comes soon enough
+INVITED_MAX = (1, 8)  # by the first offer, and by the second: of those invited, all but one claim in vain
 OFFERS_PER_RUN_MAX = 500
 
 
@@ -120,14 +120,14 @@ class Offers:
             waiting.due_s = math.inf
             return "parked"
         waiting.offer_no += 1
-        first = waiting.offer_no == 1
+        narrow = waiting.offer_no <= len(INVITED_MAX)
         offer = Offer(
             product_id=job.product_id,
             job_id=job.id,
             lease_epoch=job.lease_epoch,
             offer_no=waiting.offer_no,
-            round=1 if first else 2,
-            invited=tuple(fitting[:INVITED_MAX]) if first else (),
+            round=1 if narrow else 2,
+            invited=tuple(fitting[: INVITED_MAX[waiting.offer_no - 1]]) if narrow else (),
             capabilities=job.capabilities,
             engine=job.engine,
             priority=job.priority,
@@ -143,7 +143,7 @@ class Offers:
         except BusError:
             return "unheard"
         self.published += 1
-        return "round1" if first else "round2"
+        return "round1" if narrow else "round2"
 
     def _on_bus(self, snapshot: Snapshot) -> Snapshot:
         heard = {entry.doc.id for entry in self._ctx.roster.entries() if entry.doc.transport is Transport.BUS}
