@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 
-.PHONY: test check lock up demo bench chaos clean
+.PHONY: test check lock up demo bench chaos chaos-live clean
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -38,10 +38,13 @@ chaos: $(VENV)/.installed
 	$(BIN)/python -m chaos mutations
 	$(BIN)/python -m chaos walk
 
+chaos-live: $(VENV)/.installed
+	$(BIN)/python -m chaos live all
+
 # The lock names no host: every machine uses its own index.
 lock: $(VENV)/.installed
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --extra dev --no-header --no-annotate \
 		--python-version 3.11 pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .demo build *.egg-info
+	rm -rf $(VENV) .demo .chaos build *.egg-info

@@ -1,4 +1,4 @@
-"""The suite that people run before they trust the fleet: simulated seeds, the exhaustive walk, mutations, verdicts."""
+"""The suite that people run before they trust the fleet: simulation, live chaos, the exhaustive walk, mutations."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from chaos.checkers.every import CHECKERS, violations
 from chaos.history import History
+from chaos.live.main import live
 from chaos.mutations import MUTATIONS
 from chaos.seeds import Judged, Tally, each_judged, hunts, judged, told
 from chaos.walk import walk_all
@@ -21,6 +22,7 @@ REPLAY = "gigafactory chaos sim"
 PROGRESS_EVERY = 50
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app.command()(live)
 console = Console(soft_wrap=True, highlight=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from chaos.live.proxy import HOST
 from chaos.scribe import Note
@@ -29,9 +30,10 @@ class EngineWatch:
         self._seen: set[asyncio.Task[None]] = set()
         self.running: dict[tuple[str, str], int] = {}  # how many, by factory and job
 
-    def holders(self) -> list[str]:
-        """The factories in which an engine runs now."""
-        return sorted({factory for (factory, _), count in self.running.items() if count})
+    def holders(self, jobs: Collection[str] | None) -> set[str]:
+        """The factories in which an engine runs now, of these jobs or of any."""
+        running = (key for key, count in self.running.items() if count)
+        return {factory for factory, job_id in running if jobs is None or job_id in jobs}
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._watch, HOST, 0)

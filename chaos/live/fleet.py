@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,9 +115,9 @@ class LiveFleet:
         """Factories that are up and not stopped."""
         return [machine for machine in self.machines.values() if machine.up and not machine.stopped]
 
-    def holders(self) -> list[Machine]:
-        """Those of them in which an engine runs."""
-        holders = set(self.engines.holders())
+    def holders(self, jobs: Collection[str] | None = None) -> list[Machine]:
+        """Those of them in which an engine runs, of these jobs or of any."""
+        holders = self.engines.holders(jobs)
         return [machine for machine in self.running() if machine.id in holders]
 
     # -- beginning and end --

@@ -102,7 +102,11 @@ class Work:
     def long(self, seconds: float) -> bytes:
         """Changes files all the while, so that there is something to go on from."""
         steps = max(1, round(seconds / 0.5))
-        return self._manifest(f"for n in $(seq {steps}); do echo $n >> steps; sleep 0.5; done", repo=f'"{self._repo}"')
+        return self._manifest(
+            f"for n in $(seq {steps}); do echo $n >> steps; sleep 0.5; done",
+            repo=f'"{self._repo}"',
+            priority="critical",
+        )
 
     def quick(self, **front: Any) -> bytes:
         return self._manifest("true", **front)

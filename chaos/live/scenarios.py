@@ -41,14 +41,15 @@ async def _steady(stage: Stage) -> None:
     stage.fleet.note("phase", "world", name="steady", does="ends")
 
 
-async def _long_jobs(stage: Stage, count: int, seconds: float) -> None:
-    """Returns when about so many are held."""
-    for _ in range(count):
-        await stage.work.hands_in(stage.work.long(seconds))
+async def _holders(stage: Stage, count: int, seconds: float) -> list[Machine]:
+    """So many factories, each at a job that takes so long: new ones, handed in first of all."""
+    jobs = {await stage.work.hands_in(stage.work.long(seconds)) for _ in range(count)}
     for _ in range(50):
-        if len(stage.fleet.holders()) >= min(count, len(stage.fleet.running())):
-            return
+        holders = stage.fleet.holders(jobs)
+        if len(holders) >= count:
+            break
         await asyncio.sleep(0.1)
+    return _some(stage.fleet, holders, count)
 
 
 def _some(fleet: LiveFleet, machines: list[Machine], count: int) -> list[Machine]:
@@ -66,12 +67,12 @@ async def broker_outage(stage: Stage) -> None:
 async def _broker_goes(stage: Stage) -> None:
     fleet = stage.fleet
     for number in range(1, 5):
-        await _long_jobs(stage, 3, 4.0)
+        holders = await _holders(stage, 1, 4.0)
         stage.say(f"the broker is killed ({number} of 4)")
         async with fleet.fault("bus-outage", "bus", signal="SIGKILL"):
             fleet.broker.kill()
             await asyncio.sleep(1.0)
-            for victim in _some(fleet, fleet.holders(), 1):
+            for victim in holders:
                 stage.say(f"{victim.id}, which holds a job, is killed meanwhile")
                 victim.kill()
             await asyncio.sleep(OUTAGE_S - 1.0)
@@ -151,7 +152,6 @@ async def partition(stage: Stage) -> None:
 
 async def _links_break(stage: Stage) -> None:
     fleet = stage.fleet
-    await _long_jobs(stage, 6, 6.0)
     stage.say("three factories lose the bus, two lose REST")
     unlucky = _some(fleet, fleet.running(), 5)
     await asyncio.gather(
@@ -163,13 +163,10 @@ async def _links_break(stage: Stage) -> None:
         *(_cut(fleet, one, "bus-cut", OUTAGE_S, half_open=True) for one in _some(fleet, fleet.running(), 2))
     )
     stage.say("two holders are cut off from everything for longer than their leases last")
-    await _long_jobs(stage, 6, 8.0)
+    isolated = await _holders(stage, 2, 8.0)
     isolated_s = fleet.shape.lease_ttl_s + 8.0
     await asyncio.gather(
-        *(
-            _cut(fleet, one, "cut-off", isolated_s, half_open=number == 0)
-            for number, one in enumerate(_some(fleet, fleet.holders(), 2))
-        )
+        *(_cut(fleet, one, "cut-off", isolated_s, half_open=number == 0) for number, one in enumerate(isolated))
     )
     stage.say("every link is slow")
     async with fleet.fault("bus-weather", "bus", delay_s=0.15), fleet.fault("rest-weather", "rest", delay_s=0.15):
@@ -215,8 +212,7 @@ async def zombie(stage: Stage) -> None:
 
 async def _holders_sleep(stage: Stage) -> None:
     fleet = stage.fleet
-    await _long_jobs(stage, 8, 9.0)
-    victims = _some(fleet, fleet.holders(), 4)
+    victims = await _holders(stage, 4, 9.0)
     stage.say(f"{', '.join(one.id for one in victims)} are stopped, each holding a job")
     for victim in victims:
         victim.pause()
@@ -344,7 +340,7 @@ SCENARIOS = (
     Scenario("partition", "links are cut, slow and half open", Shape(links=True), partition),
     Scenario("zombie", "holders are stopped, superseded, and wake up", Shape(), zombie),
     Scenario("coordinator-crash", "coordinators die and sleep", Shape(), coordinator_crash),
-    Scenario("coordinator-crash (sqlite)", "the one coordinator dies, again and again", SQLITE, coordinator_crash),
+    Scenario("coordinator-crash", "the one coordinator dies, again and again", SQLITE, coordinator_crash),
     Scenario("store-faults", "the store throttles, lies and freezes", Shape(), store_faults),
-    Scenario("store-faults (sqlite)", "the disk is full", SQLITE, store_faults),
+    Scenario("store-faults", "the disk is full", SQLITE, store_faults),
 )

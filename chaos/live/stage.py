@@ -52,12 +52,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class Scenario:
-    """`what`: in a sentence, for people."""
+    """`family`: the name by which it is asked for. `what`: in a sentence, for people."""
 
-    name: str
+    family: str
     what: str
     shape: Shape
     play: Callable[[Stage], Awaitable[None]]
+
+    @property
+    def name(self) -> str:
+        return self.family if self.shape.store == "cosmos" else f"{self.family} ({self.shape.store})"
+
+    @property
+    def slug(self) -> str:
+        return f"{self.family}-{self.shape.store}"
 
 
 @dataclass(frozen=True)
