@@ -28,12 +28,17 @@ class EngineWatch:
         self._product_id = product_id
         self._server: asyncio.Server | None = None
         self._seen: set[asyncio.Task[None]] = set()
+        self._terms: dict[str, set[int]] = {}
         self.running: dict[tuple[str, str], int] = {}  # how many, by factory and job
 
     def holders(self, jobs: Collection[str] | None) -> set[str]:
         """The factories in which an engine runs now, of these jobs or of any."""
         running = (key for key, count in self.running.items() if count)
         return {factory for factory, job_id in running if jobs is None or job_id in jobs}
+
+    def terms_of(self, job_id: str) -> set[int]:
+        """In which terms an engine of it was seen to begin."""
+        return self._terms.get(job_id, set())
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._watch, HOST, 0)
@@ -68,6 +73,7 @@ class EngineWatch:
                 "leaseEpoch": int(epoch),
             }
             self._note("engine", f"factory:{factory}", does="begins", **about)
+            self._terms.setdefault(job_id, set()).add(int(epoch))
             key = factory, job_id
             self.running[key] = self.running.get(key, 0) + 1
             try:

@@ -52,7 +52,7 @@ REST_TIMEOUT_S = 5.0
 class Shape:
     """`standby`: factories that are enrolled and not started. `hive`: factories that share two processes. `herd`: those
     of which there is nothing but a token. `links`: each factory has proxies of its own to the bus and to REST, each
-    coordinator to the bus and to the store.
+    coordinator to the bus and to the store. `factory_module`: what factories run.
     """
 
     store: Literal["cosmos", "sqlite"] = "cosmos"
@@ -64,6 +64,7 @@ class Shape:
     herd: int = 0
     links: bool = False
     lease_ttl_s: float = 10.0
+    factory_module: str = "chaos.live.factory"
 
     @property
     def timers(self) -> Timers:
@@ -359,7 +360,7 @@ class LiveFleet:
         ]
         file = self._spec(name, [asdict(spec) for spec in specs])
         return Child(
-            name, [sys.executable, "-m", "chaos.live.factory", str(file)], self.folder / "log" / f"{name}.log", {}
+            name, [sys.executable, "-m", self.shape.factory_module, str(file)], self.folder / "log" / f"{name}.log", {}
         )
 
     def _spec(self, name: str, doc: Any) -> Path:

@@ -24,7 +24,8 @@ from chaos.live.stage import Played, Scenario, played
 KEPT = Path(".chaos")
 ALL = "all"
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(highlight=False)
+WIDTH_MIN = 120  # of a table, also where nobody looks at it
 
 
 def names() -> list[str]:
@@ -52,7 +53,7 @@ def live(
             typer.echo(line)
         runs.append(one)
     for table in tabled(runs):
-        console.print(table)
+        console.print(table, width=max(console.width, WIDTH_MIN))
     raise typer.Exit(int(not all(one.good for one in runs)))
 
 

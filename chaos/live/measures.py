@@ -16,7 +16,9 @@ FINISHED = frozenset({"shipped", "failed", "dead_letter"})
 KILLED_TO_START = "holder killed to next start"
 KILLED_TO_START_REST = "holder killed to next start, no broker"
 STOPPED_TO_START = "holder stopped to next start"
+CUT_OFF_TO_START = "holder cut off to next start"
 BROKER_TO_REST = "broker killed to first REST claim"
+FROZEN_TO_REST = "broker frozen to first REST claim"
 BROKER_BACK = "broker back to back on the bus"
 COORDINATOR_TO_CLAIM = "coordinator killed to next claim"
 
@@ -136,20 +138,22 @@ def _cost(history: History, asks: _Asks, span: tuple[float, float]) -> Cost:
 
 def _recoveries(history: History, asks: _Asks, spans: list[tuple[Record, float]]) -> list[Spread]:
     times: dict[str, list[float]] = defaultdict(list)
-    outages = [(begun.at, over) for begun, over in spans if begun.data["name"] == "bus-outage"]
+    outages = [(begun, over) for begun, over in spans if begun.data["name"] == "bus-outage"]
     for gone_at, how, start_at in _next_starts(history):
-        no_broker = any(low <= gone_at <= high for low, high in outages)
-        name = STOPPED_TO_START if how == "paused" else KILLED_TO_START_REST if no_broker else KILLED_TO_START
-        times[name].append(start_at - gone_at)
-    for low, high in outages:
-        claimed = asks.first_after(low, lambda ask, answer: _is_rest_claim(ask) and bool(answer.get("grants")))
-        if claimed is not None and claimed <= high:
-            times[BROKER_TO_REST].append(claimed - low)
-        times[BROKER_BACK] += _returns(history, asks, low, high)
+        no_broker = any(begun.at <= gone_at <= over for begun, over in outages)
+        name = {"paused": STOPPED_TO_START, "fault": CUT_OFF_TO_START}.get(how)
+        times[name or (KILLED_TO_START_REST if no_broker else KILLED_TO_START)].append(start_at - gone_at)
+    for begun, over in outages:
+        claimed = asks.first_after(begun.at, lambda ask, answer: _is_rest_claim(ask) and bool(answer.get("grants")))
+        if claimed is not None and claimed <= over:
+            frozen = begun.data.get("signal") == "SIGSTOP"
+            times[FROZEN_TO_REST if frozen else BROKER_TO_REST].append(claimed - begun.at)
+        times[BROKER_BACK] += _returns(history, asks, begun.at, over)
+    store_trouble = [begun.at for begun, _ in spans if begun.data["name"] == "store-outage"]
     for record in history.of("down"):
         if record.who.startswith("coordinator:") and record.data["how"] == "killed":
             claimed = asks.first_after(record.at, lambda ask, answer: bool(_granted(ask, answer)))
-            if claimed is not None:
+            if claimed is not None and not any(record.at <= at <= claimed for at in store_trouble):
                 times[COORDINATOR_TO_CLAIM].append(claimed - record.at)
     return [Spread.of(name, seconds) for name, seconds in times.items()]
 
@@ -166,14 +170,19 @@ def _granted(ask: Record, answer: Doc) -> list[Doc]:
 
 
 def _next_starts(history: History) -> Iterator[tuple[float, str, float]]:
-    """When a holder was gone, how, and when the next term's engine began."""
-    gone: dict[str, list[tuple[float, str, int]]] = defaultdict(list)
-    for record in history.of("down", "paused"):
-        if record.kind == "paused" or record.data["how"] == "killed":
+    """When a holder was gone, by which kind of record, and when the next term's engine began. Jobs with a lock are left
+    out: they may wait for another job.
+    """
+    gone: dict[str, list[tuple[float, str, int | None]]] = defaultdict(list)
+    for record in history.of("down", "paused", "fault"):
+        if record.kind == "fault" and record.data["name"] == "cut-off" and record.data["does"] == "begins":
+            gone[record.data["on"]].append((record.at, record.kind, None))
+        elif record.kind == "paused" or (record.kind == "down" and record.data["how"] == "killed"):
             gone[record.who].append((record.at, record.kind, record.data["life"]))
+    locked = {doc["id"] for doc in history.documents.get("fleet_jobs", ()) if doc.get("lock")}
     begins: dict[str, list[Record]] = defaultdict(list)
     for record in history.of("engine"):
-        if record.data["does"] == "begins":
+        if record.data["does"] == "begins" and record.data["jobId"] not in locked:
             begins[record.data["jobId"]].append(record)
     for engines in begins.values():
         for before, after in itertools.pairwise(engines):
@@ -182,7 +191,7 @@ def _next_starts(history: History) -> Iterator[tuple[float, str, float]]:
             between = [
                 (at, how)
                 for at, how, life in gone[before.who]
-                if before.at <= at <= after.at and life == before.data["life"]
+                if before.at <= at <= after.at and life in (None, before.data["life"])
             ]
             if between:
                 yield *between[0], after.at
@@ -190,7 +199,8 @@ def _next_starts(history: History) -> Iterator[tuple[float, str, float]]:
 
 def _returns(history: History, asks: _Asks, low: float, high: float) -> Iterator[float]:
     """Of each factory that lived through the outage and went over REST: until it was answered on the bus again."""
-    over_rest = {ask.who for ask, end in asks.answered if low <= end.at <= high and ask.data["over"] == "rest"}
+    came = {record.who for record in history.of("up") if record.at > low}
+    over_rest = {ask.who for ask, end in asks.answered if low <= end.at <= high and ask.data["over"] == "rest"} - came
     ends = {record.who: record.at for record in history.of("down", "paused") if record.at > low}
     first: dict[str, float] = {}
     begin = bisect_left(asks.answered, high, key=lambda pair: pair[1].at)

@@ -102,14 +102,14 @@ class Work:
     def long(self, seconds: float) -> bytes:
         """Changes files all the while, so that there is something to go on from."""
         steps = max(1, round(seconds / 0.5))
-        return self._manifest(
+        return self.job(
             f"for n in $(seq {steps}); do echo $n >> steps; sleep 0.5; done",
             repo=f'"{self._repo}"',
             priority="critical",
         )
 
     def quick(self, **front: Any) -> bytes:
-        return self._manifest("true", **front)
+        return self.job("true", **front)
 
     def _any(self) -> bytes:
         chance = self._chance
@@ -121,12 +121,13 @@ class Work:
         if self._keys and chance.random() < 0.15:
             front["deps"] = f"[{chance.choice(self._keys[-8:])}]"
         if chance.random() < 0.4:
-            return self._manifest(f"sleep {chance.uniform(0.1, 0.8):.2f}", **front)
+            return self.job(f"sleep {chance.uniform(0.1, 0.8):.2f}", **front)
         steps = chance.randrange(1, 8)
         work = f"for n in $(seq {steps}); do echo $n >> steps; sleep 0.4; done"
-        return self._manifest(work, repo=f'"{self._repo}"', **front)
+        return self.job(work, repo=f'"{self._repo}"', **front)
 
-    def _manifest(self, work: str, **front: Any) -> bytes:
+    def job(self, work: str, **front: Any) -> bytes:
+        """`work`: shell, without single quotes. `front`: more of its front matter."""
         fields = {"engine": "shell", "verify": '"true"', "ship": "auto", **front}
         lines = "".join(f"{name}: {value}\n" for name, value in fields.items())
         return f"---\n{lines}---\n{self._engines.script(work)}".encode()

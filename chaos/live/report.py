@@ -56,6 +56,7 @@ def goals(one: Judged) -> Iterator[tuple[str, bool]]:
         measures.KILLED_TO_START: ("p99", 5.0),
         measures.KILLED_TO_START_REST: ("max", ttl_s + REST_SLACK_S),
         measures.STOPPED_TO_START: ("max", ttl_s + REST_SLACK_S),
+        measures.CUT_OFF_TO_START: ("max", ttl_s + REST_SLACK_S),
         measures.BROKER_TO_REST: ("max", 1.0),
         measures.BROKER_BACK: ("max", 1.0),
     }
