@@ -41,6 +41,8 @@ class Record(NamedTuple):
     seen        productId, jobId, seq, type, leaseEpoch, by `world`: this event's commit became visible, in the order
                 of commits and before anybody was answered by it
     fault       name, does: begins | ends | once, on (what it hits), and what it takes to describe it
+    offered     productId, jobId, leaseEpoch, by `world`: an offer was heard on the bus
+    phase       name, does: begins | ends: a time that is measured by itself, such as `steady`
     calm        from here on there are no faults; every process that is to live is up
     converged   the run is over and nothing is left to do     gave_up     time was up; why
     """

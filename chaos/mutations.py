@@ -21,7 +21,9 @@ from coordinator import inbox, leases
 from coordinator.domain import guards
 from coordinator.domain import job as transitions
 from coordinator.domain import lease as lease_rules
+from coordinator.domain.job import illegal
 from coordinator.domain.ops import Cause, Claim, Reap
+from coordinator.domain.table import Action
 from coordinator.handlers import claims, terms
 from coordinator.handlers.answers import accepted
 from coordinator.inbox import OPS
@@ -187,6 +189,28 @@ def claim_not_idempotent(replace: Patch) -> None:
         return await claim_once(ctx, request.model_copy(update={"request_id": f"{request.request_id}-{next(asks)}"}))
 
     replace(claims, "_claim_once", anew)
+
+
+def refused_by_index(replace: Patch) -> None:
+    async def refused_if_taken(ctx: Any, request: Any, key: Any) -> None:
+        job = ctx.ready._jobs.get(key)
+        if job is not None and job.holder is not None and job.holder.request_id != request.request_id:
+            raise claims._refusal(illegal(job, Action.CLAIM, "holder"))
+
+    replace(claims, "_refused_if_taken", refused_if_taken)
+
+
+def report_stops_next(replace: Patch) -> None:
+    report = OPS["report"]
+
+    async def whole(ctx: Any, request: Any) -> Any:
+        answer: Any = await report[1](ctx, request)
+        if answer.report_error is not None:
+            raise FleetError.from_doc(answer.report_error)
+        return answer
+
+    replace(wires, "OPS", {**OPS, "report": (report[0], whole)})
+    replace(inbox, "OPS", {**OPS, "report": (report[0], whole)})
 
 
 def lock_ignored(replace: Patch) -> None:
@@ -520,5 +544,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         doubt_is_yes,
         ("store-weather",),
     ),
+    Mutation("refused-by-index", "truth", "a refusal rests on what another coordinator changed", refused_by_index),
+    Mutation("report-stops-next", "truth", "a report that is refused takes the ask for work along", report_stops_next),
     Mutation("retry-not-charged", "4", "a failed try uses no retry", retry_not_charged),
 )

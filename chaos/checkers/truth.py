@@ -1,7 +1,9 @@
 """What was answered is so: refused never took effect; done did, before it was answered; unanswered at most once.
 
 Decides by op id from the events in the documents, from submitted jobs, and from factories' sessions. An operation is
-refused where each of its attempts was. The claim's own: a grant told is one of its asker's under that request.
+refused where each of its attempts was. The claim's own: a grant told is one of its asker's under that request. A
+refusal that names the job's stage names one that the job had between ask and answer; and a report's refusal does not
+take along the ask for work that came with it.
 Silent about a refused claim, of which a late duplicate may still win a term (see promise 8 for what is started by it),
 about a start or checkpoint that was fenced (see promise 3), and about what was answered before the world says when.
 """
@@ -18,6 +20,7 @@ from schemas.ids import action_op, job_id_for
 NAME = "truth"
 
 SAME_S = 0.001
+NOTED_S = 0.05  # how much later than readers see it a commit may be noted
 
 HOLDERS = ("start", "checkpoint", "report", "release")
 
@@ -36,6 +39,37 @@ def check(history: History) -> Iterator[Violation]:
                 yield Violation(NAME, what, told.ask.shown)
             yield from _too_early(view, told.ask, term.claimed)
     yield from _sessions(view)
+    for ask in view.asks:
+        yield from _refused_by_what_was_not_so(view, ask)
+
+
+def _refused_by_what_was_not_so(view: View, ask: Ask) -> Iterator[Violation]:
+    if ask.op == "report" and ask.message.get("next") and ask.answer is None and ask.refused == FENCED:
+        yield Violation(NAME, "a fenced report took along the ask for work that came with it", ask.shown)
+    if ask.refused is None or "jobId" not in ask.message:
+        return
+    said = ((ask.error or {}).get("detail") or {}).get("stage")
+    if said is None:
+        return
+    stages = _stages(view, ask)
+    if stages and said not in stages:
+        what = f"{ask.op} of {ask.message['jobId']} was refused since the job is {said}; it was {' and '.join(stages)}"
+        yield Violation(NAME, what, ask.shown)
+
+
+def _stages(view: View, ask: Ask) -> list[str]:
+    """Those of its job from the ask to the answer; none where that was not seen."""
+    assert ask.end is not None
+    found: list[str] = []
+    for event in view.events.get(ask.message["jobId"], ()):
+        seen = view.seen_event(event)
+        if seen is None:
+            return []
+        if seen[0] < ask.index:
+            found = [event["to"]]
+        elif seen[0] < ask.end_index or seen[1].at <= ask.end.at + NOTED_S:
+            found.append(event["to"])
+    return found
 
 
 def _operations(view: View) -> dict[Hashable, list[Ask]]:

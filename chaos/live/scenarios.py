@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 
 from bus.port import BusError
@@ -19,8 +19,8 @@ from chaos.live.stage import Scenario, Stage
 OUTAGE_S = 5.0
 STEADY_S = 12.0
 RATE_S = 0.35  # between two jobs
-BIG_S = 1e9
 PAGE_BYTES = 4096
+ROOM_BYTES = 256 * 1024  # enough for logs and the history, and less than the database has
 
 
 async def _with_flow(stage: Stage, trouble: Callable[[], Awaitable[None]]) -> None:
@@ -42,8 +42,8 @@ async def _steady(stage: Stage) -> None:
 
 
 async def _holders(stage: Stage, count: int, seconds: float) -> list[Machine]:
-    """So many factories, each at a job that takes so long: new ones, handed in first of all."""
-    jobs = {await stage.work.hands_in(stage.work.long(seconds)) for _ in range(count)}
+    """So many factories, each at a job that takes so long. Of a factory's two seats both may be at one."""
+    jobs = {await stage.work.hands_in(stage.work.long(seconds)) for _ in range(2 * count)}
     for _ in range(50):
         holders = stage.fleet.holders(jobs)
         if len(holders) >= count:
@@ -311,11 +311,21 @@ async def _disk_full(stage: Stage) -> None:
     node.max_pages = None
     await node.start()
     await asyncio.sleep(3.0)
+    if sys.platform == "linux":
+        await _files_cannot_grow(stage)
+    await asyncio.sleep(2.0)
+
+
+async def _files_cannot_grow(stage: Stage) -> None:
+    """Of the running coordinator. Where a write of the database fails, it ends, as it should: then it starts anew."""
+    import resource
+
+    fleet = stage.fleet
+    (node,) = fleet.nodes
     stage.say("files cannot grow any more (RLIMIT_FSIZE)")
     async with fleet.fault("store-outage", "store", full="RLIMIT_FSIZE"):
-        room = database.with_name("fleet.db-wal").stat().st_size + 16 * PAGE_BYTES
         _, hard = resource.prlimit(node.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (min(room, 64 * PAGE_BYTES), hard))
+        resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (ROOM_BYTES, hard))
         await asyncio.sleep(OUTAGE_S)
         node.look()
         if node.up:
@@ -323,7 +333,6 @@ async def _disk_full(stage: Stage) -> None:
         else:
             stage.say("the coordinator has ended, since it did not know any more what the disk holds")
             await node.start()
-    await asyncio.sleep(2.0)
 
 
 SQLITE = Shape(store="sqlite", coordinators=1)

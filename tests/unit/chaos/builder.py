@@ -68,8 +68,8 @@ class Told:
     def answered(self, ask: int, who: str, **answer: Any) -> None:
         self.note("answered", who, ask=ask, answer=answer)
 
-    def refused(self, ask: int, who: str, code: str = "fenced") -> None:
-        self.note("refused", who, ask=ask, error={"code": code, "message": "", "detail": {}})
+    def refused(self, ask: int, who: str, code: str = "fenced", **detail: Any) -> None:
+        self.note("refused", who, ask=ask, error={"code": code, "message": "", "detail": detail})
 
     def unanswered(self, ask: int, who: str) -> None:
         self.note("unanswered", who, ask=ask, why="lost")

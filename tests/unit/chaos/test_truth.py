@@ -160,3 +160,30 @@ def test_a_session_that_was_opened(stored: int, count: int) -> None:
     ask = told.asked("hello", {"factoryId": "f1", "sessionId": "s1", "sessionNo": 2}, "factory:f1")
     told.answered(ask, "factory:f1", opened=True, sessionNo=2)
     assert len(found(NAME, told)) == count
+
+
+@pytest.mark.parametrize(("said", "count"), [("queued", 0), ("assigned", 0), ("building", 1)])
+def test_a_refusal_names_a_stage_that_the_job_had_between_ask_and_answer(said: str, count: int) -> None:
+    told = Told()
+    job = told.submit()
+    claim = {"factoryId": "f2", "sessionId": "s2", "requestId": "r9", "productId": PRODUCT, "jobId": job}
+    ask = told.asked("claim", claim, "factory:f2")
+    told.granted(job, "f1")
+    told.at(5.0).refused(ask, "factory:f2", "conflict", stage=said, action="claim")
+    assert len(found(NAME, told)) == count
+
+
+def test_a_refusal_by_a_stage_that_was_over_before_the_ask() -> None:
+    told, job = held()
+    claim = {"factoryId": "f2", "sessionId": "s2", "requestId": "r9", "productId": PRODUCT, "jobId": job}
+    ask = told.at(5.0).asked("claim", claim, "factory:f2")
+    told.refused(ask, "factory:f2", "conflict", stage="queued", action="claim")
+    assert len(found(NAME, told)) == 1
+
+
+@pytest.mark.parametrize(("along", "count"), [({"requestId": "r2"}, 1), (None, 0)])
+def test_a_fenced_report_takes_no_ask_for_work_along(along: Any, count: int) -> None:
+    told, job = held()
+    message = {**_message(told, job), "leaseEpoch": 7, "next": along}
+    told.refused(told.asked("report", message, "factory:f1"), "factory:f1", "fenced")
+    assert len(found(NAME, told)) == count
