@@ -50,7 +50,7 @@ class FleetMetrics(Collector):
         yield factories
         yield GaugeMetricFamily("gigafactory_bus_connected", "1 while the bus is there.", int(self._deps.bus.connected))
         yield CounterMetricFamily("gigafactory_offers", "Offers published.", self._deps.offers.published)
-        yield CounterMetricFamily("gigafactory_bus_dropped", "Messages lost to slow listeners.", self._deps.bus.dropped)
+        yield CounterMetricFamily("gigafactory_bus_dropped", "Messages not heard in time.", self._deps.bus.dropped)
         yield CounterMetricFamily("gigafactory_bus_refused", "Requests with a foreign reply.", self._deps.bus.refused)
 
 
