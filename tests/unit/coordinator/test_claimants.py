@@ -1,0 +1,441 @@
+"""Whom a job wakes of those who hold a call open: the one it fits best, and only if that one fails the next. Nobody
+looks twice for one change, and no change falls between looking and waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from coordinator.context import Context
+from coordinator.handlers import claims, factories, intake
+from coordinator.store.port import FACTORIES
+from schemas.factory import FactoryDoc
+from schemas.job import Job
+from schemas.messages import ClaimAnswer
+from tests.support.counting import LATENCY_S, CountingStore
+from tests.support.fleet import PRODUCT, FakeFactory, coordinator, manifest, submitted
+from tests.support.virtual import in_virtual_time
+from tests.support.waiting import eventually
+
+POLL_S = 20.0
+PROMPTLY_S = 0.2  # some calls to the store; far from any loop's period
+LONG_S = 10.0
+BANK = "bank"
+
+Poll = asyncio.Task[ClaimAnswer]
+
+
+@dataclass
+class World:
+    """One coordinator whose store counts who looks, since each look reads the factory's document once; `elsewhere` is
+    another one, of which it hears nothing.
+    """
+
+    store: CountingStore = field(default_factory=CountingStore)
+    polls: dict[str, Poll] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ctx = coordinator(self.store)
+        self.elsewhere = coordinator(self.store, seed=2)
+
+    async def joined(self, factory_id: str, *capabilities: str, **own: Any) -> FakeFactory:
+        return await FakeFactory(self.ctx, factory_id, capabilities=capabilities, **own).joined()
+
+    async def waits(self, factory: FakeFactory, gone: asyncio.Future[None] | None = None, **claim: Any) -> Poll:
+        """It holds a call open, having looked in vain."""
+        request = factory.claim_request("waits", **{"wait_s": POLL_S, **claim})
+        poll = self.polls[factory.id] = asyncio.create_task(claims.claim(self.ctx, request, gone))
+        await eventually(lambda: factory.id in self.ctx.claimants.waiting)
+        await asyncio.sleep(PROMPTLY_S)
+        assert factory.id in self.ctx.claimants.waiting
+        self.store.forget()
+        return poll
+
+    def looks(self) -> dict[str, int]:
+        """How often each looked, of those who did since the last one began to wait."""
+        asked = [at.id for at in self.store.reads if at.container == FACTORIES]
+        return {name: asked.count(name) for name in sorted(set(asked))}
+
+    async def given(self, within_s: float = PROMPTLY_S) -> dict[str, str]:
+        """The job of each whose call has given it one."""
+        await asyncio.sleep(within_s)
+        answered = {name: poll.result().grants for name, poll in self.polls.items() if poll.done()}
+        return {name: grants[0].job_id for name, grants in answered.items() if grants}
+
+    async def loses(self, *losers: FakeFactory) -> None:
+        """They are enrolled for no capability any more, and the coordinator where they wait has not heard of it."""
+        for factory in losers:
+            doc = FactoryDoc(id=factory.id, product_id=PRODUCT, products=(PRODUCT,))
+            await factories.enroll(self.elsewhere, doc)
+        self.store.forget()
+
+
+async def submitted_to_the_bank(ctx: Context) -> Job:
+    return (await intake.submit(ctx, intake.Submission(manifest(), BANK, "one"), "operator:bob")).job
+
+
+# -- who is woken --
+
+
+@in_virtual_time
+async def test_a_job_wakes_one_of_many() -> None:
+    world = World()
+    for number in range(20):
+        await world.waits(await world.joined(f"f{number:02}"))
+    job = await submitted(world.ctx)
+    given = await world.given()
+    assert list(given.values()) == [job.id]
+    assert world.looks() == dict.fromkeys(given, 1)
+    assert len(world.ctx.claimants.waiting) == 19
+
+
+@in_virtual_time
+async def test_so_many_jobs_at_once_wake_so_many_and_each_has_one() -> None:
+    world = World()
+    for number in range(10):
+        await world.waits(await world.joined(f"f{number}"))
+    jobs = await asyncio.gather(*(submitted(world.ctx, f"k{number}") for number in range(4)))
+    given = await world.given()
+    assert sorted(given.values()) == sorted(job.id for job in jobs)
+    assert world.looks() == dict.fromkeys(given, 1)
+
+
+@in_virtual_time
+async def test_jobs_that_are_found_in_one_refresh_wake_one_each() -> None:
+    world = World()
+    for number in range(10):
+        await world.waits(await world.joined(f"f{number}"))
+    jobs = [await submitted(world.elsewhere, f"k{number}") for number in range(4)]
+    world.store.forget()
+    await world.ctx.ready.refresh(world.store)
+    given = await world.given()
+    assert sorted(given.values()) == sorted(job.id for job in jobs)
+    assert world.looks() == dict.fromkeys(given, 1)
+
+
+@in_virtual_time
+async def test_a_job_wakes_the_one_whom_it_fits_best_whoever_waited_first() -> None:
+    world = World()
+    for name, capabilities in (("rare", ("gpu", "tpu")), ("plain", ()), ("rarest", ("gpu", "npu", "tpu"))):
+        await world.waits(await world.joined(name, *capabilities))
+    common = await submitted(world.ctx, "common")
+    assert await world.given() == {"plain": common.id}
+    special = await submitted(world.ctx, "special", capabilities="[gpu, tpu]")
+    assert await world.given() == {"plain": common.id, "rare": special.id}
+    assert world.looks() == {"plain": 1, "rare": 1}
+
+
+@in_virtual_time
+async def test_of_equal_ones_the_one_that_holds_less_is_woken() -> None:
+    world = World()
+    busy, idle = await world.joined("busy"), await world.joined("idle")
+    await busy.granted("its-first", await submitted(world.ctx, "held"))
+    await world.waits(busy)
+    await world.waits(idle)
+    job = await submitted(world.ctx)
+    assert await world.given() == {"idle": job.id}
+
+
+@in_virtual_time
+async def test_the_best_of_several_jobs_goes_to_who_fits_it_and_the_rest_to_the_rest() -> None:
+    world = World()
+    await world.waits(await world.joined("both", "gpu"))
+    await world.waits(await world.joined("plain"))
+    special, common = await asyncio.gather(
+        submitted(world.ctx, "special", capabilities="[gpu]"), submitted(world.ctx, "common")
+    )
+    assert await world.given() == {"both": special.id, "plain": common.id}
+
+
+async def needs_another_capability(world: World) -> None:
+    await submitted(world.ctx, capabilities="[tpu]")
+
+
+async def needs_another_engine(world: World) -> None:
+    await submitted(world.ctx, engine="claude")
+
+
+async def is_another_products(world: World) -> None:
+    await submitted_to_the_bank(world.ctx)
+
+
+@pytest.mark.parametrize("submits", [needs_another_capability, needs_another_engine, is_another_products])
+@in_virtual_time
+async def test_a_job_that_does_not_fit_a_waiting_call_leaves_it_alone(submits: Callable[[World], Any]) -> None:
+    world = World()
+    await world.waits(await world.joined("f1", "gpu"))
+    await submits(world)
+    assert await world.given(LONG_S) == {}
+    assert world.looks() == {}
+
+
+@in_virtual_time
+async def test_a_job_whose_lock_is_taken_wakes_somebody_only_when_it_is_free() -> None:
+    world = World()
+    holds = await world.joined("holds")
+    grant = await holds.granted("r1", await submitted(world.ctx, "held", lock="repo"))
+    await world.waits(await world.joined("f1"))
+    job = await submitted(world.ctx, lock="repo")
+    assert await world.given(LONG_S) == {}
+    assert world.looks() == {}
+    await holds.report(grant)
+    assert await world.given() == {"f1": job.id}
+
+
+@in_virtual_time
+async def test_jobs_that_nobody_who_waits_can_have_do_not_hide_one_behind_them() -> None:
+    world = World()
+    holds = await world.joined("holds")
+    await holds.granted("r1", await submitted(world.ctx, "held", lock="repo"))
+    await world.waits(await world.joined("f1"))
+    for number in range(3):
+        await submitted(world.ctx, f"special-{number}", capabilities="[tpu]")
+        await submitted(world.ctx, f"locked-{number}", lock="repo")
+    assert await world.given() == {}
+    job = await submitted(world.ctx)
+    assert await world.given() == {"f1": job.id}
+    assert world.looks() == {"f1": 1}
+
+
+@in_virtual_time
+async def test_a_call_for_one_product_is_not_woken_by_anothers_job_though_the_factory_serves_it() -> None:
+    world = World()
+    await world.waits(await world.joined("f1", products=(PRODUCT, BANK)), product_id=PRODUCT)
+    await submitted_to_the_bank(world.ctx)
+    assert await world.given(LONG_S) == {}
+    assert world.looks() == {}
+
+
+@in_virtual_time
+async def test_who_has_no_seat_free_is_not_woken_until_one_is() -> None:
+    world = World()
+    factory = await world.joined("f1", seats=1)
+    grant = await factory.granted("r1", await submitted(world.ctx, "held"))
+    await world.waits(factory)
+    job = await submitted(world.ctx)
+    assert await world.given() == {}
+    assert world.looks() == {}
+    await factory.report(grant)
+    assert await world.given() == {"f1": job.id}
+
+
+# -- the woken one fails --
+
+
+@in_virtual_time
+async def test_if_the_woken_one_cannot_take_it_the_next_best_is_woken() -> None:
+    world = World()
+    best, next_best, third = (
+        await world.joined("best", "gpu"),
+        await world.joined("next", "gpu", "tpu"),
+        await world.joined("third", "gpu", "npu", "tpu"),
+    )
+    for factory in (third, next_best, best):
+        await world.waits(factory)
+    await world.loses(best)
+    job = await submitted(world.ctx, capabilities="[gpu]")
+    assert await world.given() == {"next": job.id}
+    assert world.looks() == {"best": 1, "next": 1}
+
+
+@in_virtual_time
+async def test_if_nobody_can_take_it_each_looks_once_and_once_more_after_the_next_change() -> None:
+    world = World()
+    holds = await FakeFactory(world.elsewhere, "holds").joined()
+    await holds.granted("r1", await submitted(world.elsewhere, "held", lock="repo"))
+    waiting = [await world.joined(f"f{number}") for number in range(6)]
+    for factory in waiting:
+        await world.waits(factory)
+    await submitted(world.ctx, lock="repo")  # that the lock is taken is not known here
+    assert await world.given(LONG_S / 2) == {}
+    assert world.looks() == {factory.id: 1 for factory in waiting}
+    world.ctx.ready.wake()
+    assert await world.given(LONG_S / 2) == {}
+    assert world.looks() == {factory.id: 2 for factory in waiting}
+
+
+@in_virtual_time
+async def test_what_a_look_has_shown_is_known_at_the_next_change() -> None:
+    world = World()
+    waiting = [await world.joined(f"f{number}", "gpu") for number in range(3)]
+    for factory in waiting:
+        await world.waits(factory)
+    await world.loses(*waiting)
+    await submitted(world.ctx, "one", capabilities="[gpu]")
+    await submitted(world.ctx, "two", capabilities="[gpu]")
+    assert await world.given(LONG_S) == {}
+    assert world.looks() == {factory.id: 1 for factory in waiting}
+
+
+@in_virtual_time
+async def test_a_job_that_somebody_else_was_faster_to_take_wakes_no_further_one() -> None:
+    world = World()
+    faster = await FakeFactory(world.elsewhere, "faster").joined()
+    for number in range(5):
+        await world.waits(await world.joined(f"f{number}"))
+    job = await submitted(world.elsewhere)
+    await faster.granted("r1", job)
+    world.store.forget()
+    world.ctx.ready.note(job)  # news of it come late
+    assert await world.given(LONG_S) == {}
+    assert sum(world.looks().values()) == 1
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["its client hangs up", "its call is cancelled"])
+@in_virtual_time
+async def test_who_goes_away_as_it_is_woken_passes_the_job_on(cancelled: bool) -> None:
+    world = World()
+    gone = asyncio.get_running_loop().create_future()
+    leaves = await world.waits(await world.joined("best"), gone)
+    await world.waits(await world.joined("next", "gpu"))
+
+    def leave() -> None:
+        if not (leaves.done() or gone.done()):
+            leaves.cancel() if cancelled else gone.set_result(None)
+
+    world.ctx.ready.on_change(leave)
+    job = await submitted(world.ctx)
+    await asyncio.sleep(PROMPTLY_S)
+    assert world.polls["next"].done()
+    assert [grant.job_id for grant in world.polls["next"].result().grants] == [job.id]
+    assert world.looks() == {"next": 1}
+    assert leaves.cancelled() if cancelled else leaves.result().grants == ()
+
+
+@in_virtual_time
+async def test_who_went_away_before_is_not_woken() -> None:
+    world = World()
+    gone = asyncio.get_running_loop().create_future()
+    leaves = await world.waits(await world.joined("best"), gone)
+    await world.waits(await world.joined("next", "gpu"))
+    gone.set_result(None)
+    assert (await leaves).grants == ()
+    job = await submitted(world.ctx)
+    assert await world.given() == {"next": job.id}
+    assert world.looks() == {"next": 1}
+
+
+# -- nothing falls between --
+
+
+@in_virtual_time
+async def test_what_comes_while_a_call_looks_at_something_else_in_vain_is_had_by_it() -> None:
+    world = World()
+    faster = await FakeFactory(world.elsewhere, "faster").joined()
+    factory = await world.joined("f1")
+    gone_already = await submitted(world.elsewhere, "gone")
+    await world.ctx.ready.refresh(world.store)
+    await faster.granted("r1", gone_already)
+    world.store.forget()
+    asks = asyncio.create_task(factory.claim("waits", wait_s=POLL_S))
+    await eventually(lambda: gone_already.key in world.ctx.claimants.being_claimed, PROMPTLY_S)
+    world.store.latency_s = 0.0  # so that it is there before the look is over
+    job = await submitted(world.ctx)
+    world.store.latency_s = LATENCY_S
+    assert gone_already.key in world.ctx.claimants.being_claimed
+    asked_s = world.ctx.clock.boot_s()
+    assert [grant.job_id for grant in (await asks).grants] == [job.id]
+    assert world.ctx.clock.boot_s() - asked_s < PROMPTLY_S
+
+
+@in_virtual_time
+async def test_what_comes_at_any_step_of_a_look_is_had_at_once() -> None:
+    for steps in range(40):
+        world = World()
+        factory = await world.joined("f1")
+        asks = asyncio.create_task(factory.claim("waits", wait_s=POLL_S))
+        await asyncio.sleep(steps * LATENCY_S / 4)
+        job = await submitted(world.ctx)
+        came_s = world.ctx.clock.boot_s()
+        assert [grant.job_id for grant in (await asks).grants] == [job.id]
+        assert world.ctx.clock.boot_s() - came_s < PROMPTLY_S
+
+
+@in_virtual_time
+async def test_what_a_call_held_open_does_not_take_wakes_the_next_even_if_it_was_there_before() -> None:
+    """The first has looked for it already; one that begins to wait later looks by itself."""
+    world = World()
+    without = await world.joined("without", "gpu")
+    await world.waits(without)
+    await world.loses(without)
+    job = await submitted(world.ctx, capabilities="[gpu]")
+    assert await world.given() == {}
+    late = await world.joined("late", "gpu")
+    asked_s = world.ctx.clock.boot_s()
+    assert (await late.granted("r1")).job_id == job.id
+    assert world.ctx.clock.boot_s() - asked_s < PROMPTLY_S
+
+
+@in_virtual_time
+async def test_who_is_dismissed_looks_a_last_time_and_is_answered() -> None:
+    world = World()
+    for number in range(8):
+        await world.waits(await world.joined(f"f{number}"))
+    began_s = world.ctx.clock.boot_s()
+    world.ctx.closing = True
+    world.ctx.claimants.dismiss()
+    answers = await asyncio.gather(*world.polls.values())
+    assert [answer.grants for answer in answers] == [()] * 8
+    assert world.ctx.clock.boot_s() - began_s < PROMPTLY_S
+    assert world.looks() == dict.fromkeys(world.polls, 1)
+    assert world.ctx.claimants.waiting == set()
+
+
+@in_virtual_time
+async def test_a_call_whose_time_is_over_waits_no_longer_and_is_not_woken() -> None:
+    world = World()
+    poll = await world.waits(await world.joined("f1"), wait_s=3.0)
+    assert (await poll).grants == ()
+    assert world.ctx.claimants.waiting == set()
+    await submitted(world.ctx)
+    assert await world.given() == {}
+    assert world.looks() == {}
+
+
+# -- a job that is being claimed --
+
+
+@in_virtual_time
+async def test_a_job_that_has_just_woken_somebody_wakes_no_second_one_at_the_next_change() -> None:
+    world = World()
+    for name in ("f1", "f2"):
+        await world.waits(await world.joined(name))
+    submits = asyncio.create_task(submitted(world.ctx))
+    await eventually(world.looks, PROMPTLY_S)
+    assert not world.ctx.claimants.being_claimed, "who was woken has only begun to look"
+    world.ctx.ready.wake()
+    assert list((await world.given()).values()) == [(await submits).id]
+    assert sum(world.looks().values()) == 1
+
+
+@in_virtual_time
+async def test_a_job_that_somebody_is_at_wakes_nobody_else() -> None:
+    world = World()
+    names_it = await world.joined("names-it", "gpu")
+    await world.waits(await world.joined("waits"))
+    job = await submitted(world.elsewhere)
+    world.store.forget()
+    asks = asyncio.create_task(names_it.claim("r1", job))
+    await eventually(lambda: job.key in world.ctx.claimants.being_claimed, PROMPTLY_S)
+    await world.ctx.ready.refresh(world.store)  # it is heard of meanwhile
+    assert [grant.job_id for grant in (await asks).grants] == [job.id]
+    assert await world.given(LONG_S) == {}
+    assert "waits" not in world.looks()
+
+
+@in_virtual_time
+async def test_a_job_is_marked_as_being_claimed_for_just_as_long_as_somebody_is_at_it() -> None:
+    world = World()
+    key = (await submitted(world.ctx)).key
+    with world.ctx.claimants.claiming(key):
+        over = world.ctx.claimants.being_claimed[key]
+        assert not over.is_set()
+    assert over.is_set()
+    assert key not in world.ctx.claimants.being_claimed
+    with pytest.raises(ValueError, match="it breaks"), world.ctx.claimants.claiming(key):
+        raise ValueError("it breaks")
+    assert world.ctx.claimants.being_claimed == {}
