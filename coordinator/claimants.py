@@ -25,7 +25,9 @@ from schemas.job import Job
 from schemas.messages import ClaimRequest
 
 
-def view_of(factory: FactoryDoc, request: ClaimRequest, held: int) -> FactoryView:
+def view_of(
+    factory: FactoryDoc, request: ClaimRequest, held: int, last_repos: frozenset[str] = frozenset()
+) -> FactoryView:
     """The claimant: what it is enrolled for, narrowed to what it says it has. It asks, so it is there."""
     said = factory.capabilities if request.capabilities is None else request.capabilities
     engines = factory.engines if request.engines is None else request.engines
@@ -34,7 +36,7 @@ def view_of(factory: FactoryDoc, request: ClaimRequest, held: int) -> FactoryVie
         "engines": tuple(engines),
         "seats_used": 0,  # what is counted is newer than what it last said
     }
-    return FactoryView.of(factory.model_copy(update=own), seats_used=held)
+    return FactoryView.of(factory.model_copy(update=own), seats_used=held, last_repos=last_repos)
 
 
 @dataclass(eq=False)
@@ -44,12 +46,16 @@ class _Waiter:
     request: ClaimRequest
     looked: int
     woken: asyncio.Event = field(default_factory=asyncio.Event)
-    _view: tuple[FactoryDoc, int, FactoryView] | None = None
+    _made_of: tuple[FactoryDoc, int, frozenset[str]] | None = None
+    _view: FactoryView | None = None
 
-    def view(self, factory: FactoryDoc, held: int) -> FactoryView:
-        if self._view is None or self._view[0] is not factory or self._view[1] != held:
-            self._view = factory, held, view_of(factory, self.request, held)
-        return self._view[2]
+    def view(self, factory: FactoryDoc, held: int, last_repos: frozenset[str]) -> FactoryView:
+        """Kept while nothing of it changed."""
+        known = self._made_of
+        if self._view is None or known is None or known[0] is not factory or known[1:] != (held, last_repos):
+            self._made_of = factory, held, last_repos
+            self._view = view_of(factory, self.request, held, last_repos)
+        return self._view
 
 
 class Claimants:
@@ -69,6 +75,7 @@ class Claimants:
         self._left_alone_s: dict[JobKey, float] = {}
         self._waiting: dict[_Waiter, None] = {}
         self._look: asyncio.Handle | None = None
+        self._look_later: asyncio.TimerHandle | None = None
         ready.on_change(self._changed)
 
     # -- jobs --
@@ -177,6 +184,12 @@ class Claimants:
             best.woken.set()
             idle.remove(best)
             self._given[job.key] = best, now_s + self._given_s
+        if self._given and self._look_later is None:  # who was woken may take another, or fail
+            self._look_later = asyncio.get_running_loop().call_later(self._given_s, self._look_again)
+
+    def _look_again(self) -> None:
+        self._look_later = None
+        self._look_soon()
 
     def _fits(self, job: Job, waiter: _Waiter, snapshot: Snapshot) -> bool:
         asked = waiter.request.product_id
@@ -186,7 +199,7 @@ class Claimants:
         """By what is known now: seats were freed, and enrolments changed, since it asked."""
         entry = self._roster.get(waiter.request.factory_id)
         assert entry is not None, "whoever asks was noted"
-        return waiter.view(entry.doc, self._ready.count_held_by(entry.doc.id))
+        return waiter.view(entry.doc, self._ready.count_held_by(entry.doc.id), frozenset(entry.last_repos))
 
 
 def _kind(job: Job) -> Hashable:

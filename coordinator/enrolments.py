@@ -64,6 +64,7 @@ async def apply(ctx: Context, enrolments: Enrolments) -> None:
             bus_key=factory.bus_key,
         )
         await enroll(ctx, doc, homes)
+        homes[factory.id] = factory.product_id
 
 
 async def _put_operator(ctx: Context, operator: OperatorEnrolment) -> None:

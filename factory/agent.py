@@ -195,9 +195,12 @@ class Agent:
         while True:
             self._beat_now.clear()
             await self._beat()
-            unsure_s = BEAT_UNSURE_S if self._link.settled else min(unsure_s * 2, self._heartbeat_s)
+            if self._link.settled:
+                wait_s, unsure_s = self._heartbeat_s, BEAT_UNSURE_S
+            else:
+                wait_s, unsure_s = unsure_s, min(unsure_s * 2, self._heartbeat_s)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._heartbeat_s if self._link.settled else unsure_s):
+                async with asyncio.timeout(wait_s):
                     await self._beat_now.wait()
 
     async def _beat(self) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from factory.git import git
 
 GITLINK = "160000"
+NAMES_MAX = 500  # on one command line
 
 
 class Snapshot(NamedTuple):
@@ -51,6 +52,18 @@ async def _has_unpushed(repository: Path) -> bool:
     return bool(await git_in(repository, "rev-list", "--max-count=1", "--all", "--not", "--remotes"))
 
 
+async def _add_forced(path: Path, env: Mapping[str, str]) -> None:
+    """What a job added to its own index against an ignore rule, and did not commit: it wants that kept."""
+    forced = await git_in(path, "ls-files", "--cached", "--ignored", "--exclude-standard", "-z")
+    names = [name for name in forced.split("\0") if name and (path / name).is_file()]
+    for begin in range(0, len(names), NAMES_MAX):
+        await git_in(path, "add", "--force", "--", *map(_literal, names[begin : begin + NAMES_MAX]), env=env)
+
+
+def _literal(name: str) -> str:
+    return f":(top,literal){name}"
+
+
 async def _written(path: Path, root: Path, indexes: Path, base: str | None) -> tuple[str, tuple[str, ...]]:
     """The id of `root`'s content in the objects of `path`, and the repositories in it, by their path in `path`.
 
@@ -65,6 +78,8 @@ async def _written(path: Path, root: Path, indexes: Path, base: str | None) -> t
     inside = [name.rstrip("/") for name in others.split("\0") if name.endswith("/")]
     without = [f":(exclude,top,literal){name}" for name in inside]
     await git_in(root, "add", "--all", "--", ".", *without, env=env)
+    if root == path:
+        await _add_forced(path, env)
     embedded: list[str] = []
     for name in inside:
         tree, deeper = await _written(path, root / name, indexes, None)

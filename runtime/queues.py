@@ -33,13 +33,13 @@ class KeyedQueues:
 
 class SharedReads(Generic[T]):
     """A crowd that reads the same at once shares a read, which began after each of them asked: nobody is answered by
-    what was so before.
+    what was so before. If it fails, it has failed for all of them, and for nobody who asks later.
     """
 
     def __init__(self) -> None:
         self._queues = KeyedQueues()
         self._moments = itertools.count()
-        self._last: dict[Hashable, tuple[int, T]] = {}
+        self._last: dict[Hashable, tuple[int, T | Exception]] = {}
         self._readers: dict[Hashable, int] = {}
 
     async def fresh(self, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
@@ -48,14 +48,20 @@ class SharedReads(Generic[T]):
         try:
             async with self._queues.turn(key):
                 last = self._last.get(key)
-                if last is not None and last[0] > asked:
-                    return last[1]
-                began = next(self._moments)
-                value = await read()
-                self._last[key] = began, value
-                return value
+                if last is None or last[0] < asked:
+                    last = self._last[key] = next(self._moments), await self._read(read)
+                if isinstance(last[1], Exception):
+                    raise last[1]
+                return last[1]
         finally:
             self._readers[key] -= 1
             if not self._readers[key]:
                 del self._readers[key]
                 self._last.pop(key, None)
+
+    @staticmethod
+    async def _read(read: Callable[[], Awaitable[T]]) -> T | Exception:
+        try:
+            return await read()
+        except Exception as error:
+            return error

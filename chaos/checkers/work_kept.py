@@ -78,8 +78,8 @@ def _first_told(view: View) -> dict[str, list[Told]]:
 
 def _over_successor(view: View, index: int, record: Record, successors: dict[str, list[Told]]) -> Iterator[Violation]:
     data = record.data
-    if data["does"] not in ("pushed", "published", "deleted"):
-        return
+    if data["does"] not in ("pushed", "published", "deleted") or data.get("local"):
+        return  # what stays on its own machine is in nobody's way
     term = view.terms.get((data["jobId"], data["leaseEpoch"]))
     if term is None:
         return

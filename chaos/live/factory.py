@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -116,7 +118,7 @@ class NotedTrees(Workspaces):
 
     async def clean_up(self, tree: Worktree) -> bool:
         """A tree without a remote is put by, not deleted."""
-        if tree.remote is None:
+        if tree.remote is None or not tree.path.exists():
             return await super().clean_up(tree)
         clean, pushed = await _is_clean(tree), await _is_pushed(tree)
         gone = await super().clean_up(tree)
@@ -126,15 +128,24 @@ class NotedTrees(Workspaces):
 
     async def quarantine(self, tree: Worktree) -> Path | None:
         kept = await super().quarantine(tree)
-        self._tell(tree, "quarantined")
+        if kept is not None:
+            self._tell(tree, "quarantined")
         return kept
 
 
 async def _is_clean(tree: Worktree) -> bool:
-    """Every file of it is, byte for byte, in what its ref points to; also what git ignores is no part of the work."""
+    """Every file of it is, byte for byte, in what its ref points to; what git ignores is no part of the work.
+
+    By a copy of its index, which also knows what was added by force. A repository inside is taken for unclean.
+    """
     try:
-        await git(tree.path, "add", "--all", "--intent-to-add")
-        return not await git(tree.path, "diff", "--name-only", await _ref_of(tree))
+        with tempfile.TemporaryDirectory() as folder:
+            env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            index = tree.path / await git(tree.path, "rev-parse", "--git-path", "index")
+            if index.exists():
+                shutil.copy(index, env["GIT_INDEX_FILE"])
+            await git(tree.path, "add", "--all", "--intent-to-add", env=env)
+            return not await git(tree.path, "diff", "--name-only", await _ref_of(tree), env=env)
     except GitError:
         return False
 

@@ -148,7 +148,8 @@ def _recoveries(history: History, asks: _Asks, spans: list[tuple[Record, float]]
         if claimed is not None and claimed <= over:
             frozen = begun.data.get("signal") == "SIGSTOP"
             times[FROZEN_TO_REST if frozen else BROKER_TO_REST].append(claimed - begun.at)
-        times[BROKER_BACK] += _returns(history, asks, begun.at, over)
+        for back_s in _returns(history, asks, begun.at, over):
+            times[BROKER_BACK].append(back_s)
     store_trouble = [begun.at for begun, _ in spans if begun.data["name"] == "store-outage"]
     for record in history.of("down"):
         if record.who.startswith("coordinator:") and record.data["how"] == "killed":
@@ -169,44 +170,109 @@ def _granted(ask: Record, answer: Doc) -> list[Doc]:
     return grants
 
 
+@dataclass(frozen=True)
+class _Gone:
+    """A holder that was killed, stopped or cut off; `back`: until when."""
+
+    at: float
+    how: str
+    life: int | None
+    back: float
+
+
 def _next_starts(history: History) -> Iterator[tuple[float, str, float]]:
-    """When a holder was gone, by which kind of record, and when the next term's engine began. Jobs with a lock are left
-    out: they may wait for another job.
+    """When a holder was gone whose engine was at work, by which kind of record, and when the job's next engine began.
+
+    Where its successor was killed before its engine began, it counts from that on. Jobs with a lock are left out: they
+    may wait for another job.
     """
-    gone: dict[str, list[tuple[float, str, int | None]]] = defaultdict(list)
-    for record in history.of("down", "paused", "fault"):
-        if record.kind == "fault" and record.data["name"] == "cut-off" and record.data["does"] == "begins":
-            gone[record.data["on"]].append((record.at, record.kind, None))
-        elif record.kind == "paused" or (record.kind == "down" and record.data["how"] == "killed"):
-            gone[record.who].append((record.at, record.kind, record.data["life"]))
+    gone = _gone(history)
     locked = {doc["id"] for doc in history.documents.get("fleet_jobs", ()) if doc.get("lock")}
-    begins: dict[str, list[Record]] = defaultdict(list)
-    for record in history.of("engine"):
-        if record.data["does"] == "begins" and record.data["jobId"] not in locked:
-            begins[record.data["jobId"]].append(record)
-    for engines in begins.values():
-        for before, after in itertools.pairwise(engines):
-            if before.data["leaseEpoch"] + 1 != after.data["leaseEpoch"]:
-                continue
-            between = [
-                (at, how)
-                for at, how, life in gone[before.who]
-                if before.at <= at <= after.at and life in (None, before.data["life"])
+    claimed = _claims(history)
+    runs: dict[str, list[tuple[Record, float]]] = defaultdict(list)
+    for begun, ended_at in _engines(history):
+        if begun.data["jobId"] not in locked:
+            runs[begun.data["jobId"]].append((begun, ended_at))
+    for job_id, engines in runs.items():
+        for (before, ended_at), (after, _) in itertools.pairwise(engines):
+            epochs = range(before.data["leaseEpoch"] + 1, after.data["leaseEpoch"] + 1)
+            next_at, _ = claimed.get((job_id, epochs.start), (after.at, ""))
+            lost = [
+                one
+                for one in gone[before.who]
+                if before.at <= one.at <= min(ended_at, after.at)
+                and one.life in (None, before.data["life"])
+                and one.back >= next_at
             ]
-            if between:
-                yield *between[0], after.at
+            if not epochs or not lost:
+                continue
+            since = lost[0]
+            for epoch in epochs[:-1]:
+                claimed_at, who = claimed.get((job_id, epoch), (inf, ""))
+                killed = (one for one in gone[who] if claimed_at <= one.at <= after.at and one.how == "down")
+                since = next(killed, since)
+            yield since.at, since.how, after.at
+
+
+def _gone(history: History) -> dict[str, list[_Gone]]:
+    ends: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for record in history.of("resumed", "fault"):
+        if record.kind == "resumed":
+            ends["paused", record.who].append(record.at)
+        elif record.data["does"] == "ends":
+            ends["fault", str(record.data["on"])].append(record.at)
+    found: dict[str, list[_Gone]] = defaultdict(list)
+    for record in history.of("down", "paused", "fault"):
+        who = str(record.data["on"]) if record.kind == "fault" else record.who
+        if record.kind == "fault" and (record.data["name"], record.data["does"]) != ("cut-off", "begins"):
+            continue
+        if record.kind == "down" and record.data["how"] != "killed":
+            continue
+        back = next((at for at in ends[record.kind, who] if at > record.at), inf)
+        found[who].append(_Gone(record.at, record.kind, record.data.get("life"), back))
+    return found
+
+
+def _claims(history: History) -> dict[tuple[str, int], tuple[float, str]]:
+    """When each term was claimed, where that was seen, and by whom."""
+    who = {
+        (event["jobId"], event["leaseEpoch"]): f"factory:{event['data'].get('factoryId')}"
+        for event in history.documents.get("fleet_events", ())
+        if event["type"] == "claimed"
+    }
+    seen = {
+        (record.data["jobId"], record.data["leaseEpoch"]): record.at
+        for record in history.of("seen")
+        if record.data["type"] == "claimed"
+    }
+    return {key: (at, who.get(key, "")) for key, at in seen.items()}
+
+
+def _engines(history: History) -> list[tuple[Record, float]]:
+    """As they began, and when each ended."""
+    found: list[tuple[Record, float]] = []
+    running: dict[tuple[str, int, str, int], int] = {}
+    for record in history.of("engine"):
+        data = record.data
+        key = record.who, data["life"], data["jobId"], data["leaseEpoch"]
+        if data["does"] == "begins":
+            running[key] = len(found)
+            found.append((record, inf))
+        elif key in running:
+            begun, _ = found[running[key]]
+            found[running.pop(key)] = begun, record.at
+    return found
 
 
 def _returns(history: History, asks: _Asks, low: float, high: float) -> Iterator[float]:
     """Of each factory that lived through the outage and went over REST: until it was answered on the bus again."""
-    came = {record.who for record in history.of("up") if record.at > low}
-    over_rest = {ask.who for ask, end in asks.answered if low <= end.at <= high and ask.data["over"] == "rest"} - came
-    ends = {record.who: record.at for record in history.of("down", "paused") if record.at > low}
+    over_rest = {ask.who for ask, end in asks.answered if low <= end.at <= high and ask.data["over"] == "rest"}
+    breaks = [(record.who, record.at) for record in history.of("up", "down", "paused") if record.at > low]
     first: dict[str, float] = {}
     begin = bisect_left(asks.answered, high, key=lambda pair: pair[1].at)
     for ask, end in asks.answered[begin:]:
         if ask.data["over"] == "bus" and ask.at > high:
             first.setdefault(ask.who, end.at)
     for who, at in first.items():
-        if who in over_rest and ends.get(who, inf) > at:
+        if who in over_rest and not any(one == who and broke_at <= at for one, broke_at in breaks):
             yield at - high

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 HOST = "127.0.0.1"
 CHUNK_BYTES = 64 * 1024
+CHUNKS_MAX = 256  # on their way at once
 CONNECT_WITHIN_S = 5.0
 BACKLOG = 1024
 
 
 class TcpProxy:
     """`delay_s`: each chunk arrives so much later, either way, in order. `half_open`: connections stand, new ones too,
-    and nothing that is sent arrives any more; what was held back is lost with its connection.
+    and nothing that is sent arrives any more, not even their end.
 
     Upstreams take turns; one that refuses is passed over.
     """
@@ -65,10 +66,12 @@ class TcpProxy:
         self._links.add(link)
         upstream: asyncio.StreamWriter | None = None
         try:
+            if self._server is None:  # cut as it was accepted
+                return
             up_reader, upstream = await self._connected()
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._copied(reader, upstream))
-                both.create_task(self._copied(up_reader, writer))
+                both.create_task(self._carried(reader, upstream))
+                both.create_task(self._carried(up_reader, writer))
         except* (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -85,13 +88,24 @@ class TcpProxy:
                     return await asyncio.open_connection(HOST, port)
         raise ConnectionRefusedError("no upstream answers")
 
-    async def _copied(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carried(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One way, until its end; then the other way ends as well: what we carry has no half-closed connections."""
-        while data := await reader.read(CHUNK_BYTES):
+        on_its_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS_MAX)
+        async with asyncio.TaskGroup() as both_ends:
+            both_ends.create_task(self._delivered(on_its_way, writer))
+            data = b"something"
+            while data:
+                data = await reader.read(CHUNK_BYTES)
+                await on_its_way.put((asyncio.get_running_loop().time() + self.delay_s, data))
+
+    async def _delivered(self, on_its_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+        """Each chunk when it is due; an empty one is the end."""
+        while True:
+            due_s, data = await on_its_way.get()
+            await asyncio.sleep(due_s - asyncio.get_running_loop().time())
             if self.half_open:
-                continue
-            if self.delay_s:
-                await asyncio.sleep(self.delay_s)
+                continue  # nor does anybody learn of an end: it is mended by breaking
+            if not data:
+                raise ConnectionResetError("one end is closed")
             writer.write(data)
             await writer.drain()
-        raise ConnectionResetError("one end is closed")

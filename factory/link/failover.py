@@ -12,6 +12,7 @@ from typing import Any
 from factory.link.bus import BusLink
 from factory.link.port import Unanswered
 from factory.link.rest import RestLink
+from schemas.errors import FleetError
 from schemas.factory import Transport
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,9 @@ class FailoverLink:
         if self._bus.connected and not message.get("waitS"):
             try:
                 answer = await self._bus.call(op, message)
+            except FleetError:
+                self._answered = True
+                raise
             except Unanswered as error:
                 self._answered = False
                 log.info("%s was not answered on the bus (%s): once more over REST", op, error)

@@ -12,16 +12,19 @@ import pytest
 
 from coordinator.context import Context
 from coordinator.handlers import claims, factories, intake
-from coordinator.store.port import FACTORIES
+from coordinator.store.port import FACTORIES, StoreError
+from runtime.settings import Timers
 from schemas.factory import FactoryDoc
 from schemas.job import Job
 from schemas.messages import ClaimAnswer
 from tests.support.counting import LATENCY_S, CountingStore
+from tests.support.faulty import FaultyStore, never_applied
 from tests.support.fleet import PRODUCT, FakeFactory, coordinator, manifest, submitted
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually
 
 POLL_S = 20.0
+ROUND_S = Timers().offer_round_s
 PROMPTLY_S = 0.2  # some calls to the store; far from any loop's period
 LONG_S = 10.0
 BANK = "bank"
@@ -439,3 +442,65 @@ async def test_a_job_is_marked_as_being_claimed_for_just_as_long_as_somebody_is_
     with pytest.raises(ValueError, match="it breaks"), world.ctx.claimants.claiming(key):
         raise ValueError("it breaks")
     assert world.ctx.claimants.being_claimed == {}
+
+
+@in_virtual_time
+async def test_a_job_that_the_woken_one_gives_back_at_once_wakes_the_other() -> None:
+    world = World()
+    factories_ = [await world.joined(name) for name in "ab"]
+    polls = [await world.waits(factory) for factory in factories_]
+    job = await submitted(world.ctx)
+    await asyncio.sleep(LATENCY_S * 8)
+    (winner,) = (factory for factory, poll in zip(factories_, polls, strict=True) if poll.done())
+    (grant,) = world.polls[winner.id].result().grants
+    await winner.release(grant)
+    (other,) = {"a", "b"} - {winner.id}
+    assert (await world.given(2 * ROUND_S))[other] == job.id
+
+
+@in_virtual_time
+async def test_a_job_is_passed_on_when_the_woken_ones_look_breaks_off() -> None:
+    store = CountingStore()
+    ctx = coordinator(FaultyStore(store))
+    polls = []
+    for name in "ab":
+        factory = await FakeFactory(ctx, name).joined()
+        polls.append(asyncio.create_task(factory.claim("waits", wait_s=POLL_S)))
+        await asyncio.sleep(PROMPTLY_S)
+    await submitted(ctx)
+    assert isinstance(ctx.store, FaultyStore)
+    ctx.store.script("query", never_applied)
+    await asyncio.sleep(2 * ROUND_S)
+    broken, granted = sorted(polls, key=lambda poll: poll.done() and poll.exception() is None)
+    assert isinstance(broken.exception(), StoreError)
+    assert granted.done()
+    assert granted.result().grants
+
+
+@in_virtual_time
+async def test_a_job_whose_woken_one_took_a_better_one_goes_to_the_other() -> None:
+    world = World()
+    both = await world.joined("a", products=(PRODUCT, BANK), seats=1)
+    other = await world.joined("b", "x", "y", seats=1)
+    await world.waits(both)
+    await world.waits(other)
+
+    async def more_urgent() -> Job:
+        await asyncio.sleep(LATENCY_S)
+        submission = intake.Submission(manifest(priority="critical"), BANK, "urgent")
+        return (await intake.submit(world.ctx, submission, "operator:bob")).job
+
+    job, better = await asyncio.gather(submitted(world.ctx), more_urgent())
+    assert await world.given(2 * ROUND_S) == {"a": better.id, "b": job.id}
+
+
+@in_virtual_time
+async def test_among_those_who_wait_whoever_knows_the_repository_is_woken() -> None:
+    world = World()
+    stranger, knows = [await world.joined(name) for name in "ab"]
+    repo = "https://example.invalid/shop.git"
+    await knows.report(await knows.granted("r", await submitted(world.ctx, "one", repo=repo)))
+    await world.waits(stranger)
+    await world.waits(knows)
+    job = await submitted(world.ctx, "two", repo=repo)
+    assert await world.given() == {"b": job.id}

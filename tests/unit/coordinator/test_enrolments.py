@@ -82,3 +82,10 @@ async def test_what_changed_in_the_file_is_changed_and_the_session_stays() -> No
     doc = await enrolled(ctx, "f0")
     assert (doc.enrolled_capabilities, doc.token_hashes) == (("tpu",), ())
     assert store.writes_to(FACTORIES) == 1
+
+
+@in_virtual_time
+async def test_one_name_under_two_products_in_one_file_is_refused() -> None:
+    with pytest.raises(FleetError) as refused:
+        await apply(coordinator(), Enrolments(factories=(*named(1, "shop"), *named(1, "bank"))))
+    assert refused.value.code is ErrorCode.CONFLICT

@@ -403,3 +403,15 @@ async def test_a_submodule_stays_a_link_and_work_in_it_keeps_the_tree(
     assert not await spaces.clean_up(tree)
     (tree.path / "lib" / "more.txt").unlink()
     assert await spaces.clean_up(tree)
+
+
+async def test_what_a_job_added_against_an_ignore_rule_is_saved_too(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    work(tree, "ignored.log")
+    assert await spaces.save(tree, "nothing that counts") is None
+    work(tree, "wanted.log")
+    git(tree.path, "add", "--force", "wanted.log")
+    kept = await saved(spaces, tree)
+    assert "wanted.log" in git(repo, "ls-tree", "--name-only", kept.commit).split()
+    assert "ignored.log" not in git(repo, "ls-tree", "--name-only", kept.commit).split()
+    assert await spaces.clean_up(tree)

@@ -239,3 +239,16 @@ def test_whoever_comes_and_goes_nobody_is_answered_by_an_older_read_and_at_last_
     expected = (type(None), ConnectionError, asyncio.CancelledError)
     assert [one for one in outcomes if not isinstance(one, expected)] == []
     assert kept(reads) == []
+
+
+@in_virtual_time
+async def test_a_crowd_is_told_together_that_the_read_failed() -> None:
+    reads: SharedReads[str] = SharedReads()
+
+    async def times_out() -> str:
+        await asyncio.sleep(5)
+        raise ConnectionError
+
+    told = await asyncio.gather(*(reads.fresh("job", times_out) for _ in range(50)), return_exceptions=True)
+    assert {type(one) for one in told} == {ConnectionError}
+    assert asyncio.get_running_loop().time() <= 10  # the read under way as they came, and the one that they share

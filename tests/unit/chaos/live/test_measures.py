@@ -174,12 +174,12 @@ def test_a_start_long_after_an_end_that_belongs_to_an_earlier_term_counts_for_no
     assert all_seconds(told) == {}
 
 
-def test_the_same_job_in_a_term_further_on_is_nobodys_next_start() -> None:
+def test_a_term_in_between_that_came_to_no_engine_is_part_of_the_wait() -> None:
     told, job = fleet()
     told.at(2).engine("begins", "f1", job)
     gone(told.at(20), "f1")
     told.at(50).engine("begins", "f3", job, 3)
-    assert all_seconds(told) == {}
+    assert all_seconds(told) == {KILLED_TO_START: [30.0]}
 
 
 def test_kills_while_the_broker_is_away_are_counted_apart() -> None:
@@ -473,3 +473,40 @@ def test_a_history_of_nothing_has_nothing_to_tell() -> None:
     found = measured(History())
     assert (found.jobs, found.lost, found.faults, found.recoveries, found.steady) == (0, 0, {}, [], None)
     assert found.whole == Cost(started=0, offers=0, conflicts=0)
+
+
+def test_an_outage_that_nobody_came_back_from_is_measured_all_the_same() -> None:
+    told, _ = fleet()
+    outage(told.at(10), "begins")
+    outage(told.at(20), "ends")
+    assert all_seconds(told) == {}
+
+
+def test_a_kill_after_the_engine_had_ended_is_no_recovery() -> None:
+    told, job = fleet()
+    told.at(2).engine("begins", "f1", job)
+    told.at(5).engine("ends", "f1", job)
+    gone(told.at(7), "f1")
+    told.at(8).engine("begins", "f2", job, 2)
+    assert all_seconds(told) == {}
+
+
+def test_a_stop_that_was_over_long_before_the_term_ended_is_no_recovery() -> None:
+    told, job = fleet()
+    told.at(2).engine("begins", "f1", job)
+    gone(told.at(5), "f1", "paused")
+    told.at(6).note("resumed", "factory:f1", life=1)
+    told.at(90).engine("ends", "f1", job)
+    told.at(91).engine("begins", "f2", job, 2)
+    assert all_seconds(told) == {}
+
+
+def test_a_factory_that_was_restarted_long_after_an_outage_lived_through_it() -> None:
+    told, _ = fleet()
+    outage(told.at(10), "begins")
+    beats(told, "f1", "rest")
+    outage(told.at(20), "ends")
+    beats(told.at(21), "f1", "bus")
+    gone(told.at(50), "f1")
+    told.at(51).up("f1", "s2", life=2)
+    assert seconds(told, BROKER_BACK) == [1.0]
