@@ -412,6 +412,6 @@ async def test_what_a_job_added_against_an_ignore_rule_is_saved_too(spaces: Work
     work(tree, "wanted.log")
     git(tree.path, "add", "--force", "wanted.log")
     kept = await saved(spaces, tree)
-    assert "wanted.log" in git(repo, "ls-tree", "--name-only", kept.commit).split()
-    assert "ignored.log" not in git(repo, "ls-tree", "--name-only", kept.commit).split()
+    assert "wanted.log" in git(repo, "ls-tree", "--name-only", kept).split()
+    assert "ignored.log" not in git(repo, "ls-tree", "--name-only", kept).split()
     assert await spaces.clean_up(tree)
