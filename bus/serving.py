@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 HEADER_BYTES_MAX = 512  # a broker's limit counts a message's headers too
 WAITING_MAX = 4096  # requests; those behind so many have long been repeated another way
-WAITS_MAX_S = 0.5  # as long as an asker waits: to answer later is work for nobody, at the cost of who still waits
+WAITS_MAX_S = 0.25  # half of what an asker waits: what is begun later is answered to nobody, at the cost of others
 
 
 @dataclass

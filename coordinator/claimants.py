@@ -73,9 +73,11 @@ class Claimants:
         self._given_s = given_s
         self._given: dict[JobKey, tuple[_Waiter, float]] = {}
         self._left_alone_s: dict[JobKey, float] = {}
+        self._passed_over: set[JobKey] = set()  # by somebody else, while an ask was at them
         self._waiting: dict[_Waiter, None] = {}
         self._look: asyncio.Handle | None = None
         self._look_later: asyncio.TimerHandle | None = None
+        self._leave_later: asyncio.TimerHandle | None = None
         ready.on_change(self._changed)
 
     # -- jobs --
@@ -94,11 +96,26 @@ class Claimants:
             yield
         finally:
             del self.being_claimed[key]
+            self._passed_over.discard(key)
             over.set()
+
+    def pass_over(self, key: JobKey) -> bool:
+        """Whether another ask is at it, so that a second one could only lose."""
+        if key in self.being_claimed:
+            self._passed_over.add(key)
+        return key in self.being_claimed
+
+    def not_taken(self, key: JobKey) -> None:
+        """The ask that is at it came to nothing, for reasons of its own: whoever passed the job over looks again."""
+        if key in self._passed_over:
+            self._changed()
 
     def leave_alone(self, key: JobKey, until_s: float) -> None:
         """Another coordinator made it claimable a moment ago, and is offering it. `until_s`: since boot."""
         self._left_alone_s[key] = until_s
+        if self._leave_later is None:
+            left_s = max(0.0, until_s - self._clock.boot_s())
+            self._leave_later = asyncio.get_running_loop().call_later(left_s, self._leave_no_longer_now)
 
     def leave_no_longer(self, *keys: JobKey) -> None:
         """These, and those whose time is over, are everybody's."""
@@ -108,6 +125,13 @@ class Claimants:
             del self._left_alone_s[key]
         if over:
             self._changed()
+
+    def _leave_no_longer_now(self) -> None:
+        self._leave_later = None
+        self.leave_no_longer()
+        if self._left_alone_s:
+            key, until_s = min(self._left_alone_s.items(), key=lambda item: item[1])
+            self.leave_alone(key, until_s)
 
     # -- calls held open --
 
@@ -131,9 +155,7 @@ class Claimants:
         """
         waiter = _Waiter(request, looked)
         self._waiting[waiter] = None
-        asker = request.factory_id
-        self._given = {key: given for key, given in self._given.items() if given[0].request.factory_id != asker}
-        self._look_soon()  # what it could not have may be another's
+        self.looked(request)
         woken = asyncio.create_task(waiter.woken.wait())
         heard: set[asyncio.Future[Any]] = {woken} if gone is None else {woken, gone}
         goes_on = False
@@ -147,6 +169,12 @@ class Claimants:
             if waiter.woken.is_set() and not goes_on:
                 self._given = {key: given for key, given in self._given.items() if given[0] is not waiter}
                 self._look_soon()
+
+    def looked(self, request: ClaimRequest) -> None:
+        """Its look is over, whatever it came to: what it was woken for and did not take may be another's."""
+        asker = request.factory_id
+        self._given = {key: given for key, given in self._given.items() if given[0].request.factory_id != asker}
+        self._look_soon()
 
     def dismiss(self) -> None:
         """Everybody looks a last time, whatever there is."""
@@ -167,13 +195,13 @@ class Claimants:
         now_s = self._clock.boot_s()
         self._given = {key: given for key, given in self._given.items() if given[1] > now_s}
         idle = [one for one in self._waiting if one.looked < self.changes and not one.woken.is_set()]
-        taken = self.being_claimed.keys() | self._given.keys()
-        jobs = [job for job in self.claimable() if job.key not in taken] if idle else []
+        jobs = [job for job in self.claimable() if job.key not in self._given] if idle else []
+        jobs = [job for job in jobs if not self.pass_over(job.key)]
         snapshot = Snapshot(now=self._clock.now(), factories=(), locks=self._ready.locks())
         jobs.sort(key=lambda job: (tier(job, snapshot.now), job.waiting_since, job.id))
         hopeless: set[Hashable] = set()
         for job in jobs:
-            kind = _kind(job)
+            kind = kind_of(job)
             if kind in hopeless or job_obstacles(job, snapshot):
                 continue
             fitting = [one for one in idle if self._fits(job, one, snapshot)]
@@ -202,7 +230,7 @@ class Claimants:
         return waiter.view(entry.doc, self._ready.count_held_by(entry.doc.id), frozenset(entry.last_repos))
 
 
-def _kind(job: Job) -> Hashable:
+def kind_of(job: Job) -> Hashable:
     """Jobs of one kind fit the same factories."""
     local = job.checkpoint.local if job.checkpoint is not None else None
     return job.product_id, job.engine, frozenset(job.capabilities), job.cwd, local

@@ -51,7 +51,7 @@ class SharedReads(Generic[T]):
                 if last is None or last[0] < asked:
                     last = self._last[key] = next(self._moments), await self._read(read)
                 if isinstance(last[1], Exception):
-                    raise last[1]
+                    raise last[1].with_traceback(None)  # or it would grow with each who is told
                 return last[1]
         finally:
             self._readers[key] -= 1

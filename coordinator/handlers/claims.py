@@ -15,7 +15,7 @@ from coordinator.handlers.answers import CODES, accepted, stop_order, term_times
 from coordinator.handlers.factories import enrolled, session_checked
 from coordinator.scheduler.feasible import obstacles
 from coordinator.scheduler.plan import choice_of, ranked_jobs
-from coordinator.scheduler.snapshot import FactoryView
+from coordinator.scheduler.snapshot import FactoryView, Snapshot
 from coordinator.store.port import JOBS, Address
 from coordinator.store.queries import StoredJob, jobs_held_by, read_job, read_lease
 from schemas.errors import ErrorCode, FleetError
@@ -25,6 +25,7 @@ from schemas.messages import ClaimAnswer, ClaimRequest, Grant
 from schemas.projections import LeaseStatus
 
 LOOKS_MAX = 8
+OF_THE_JOB = frozenset({ErrorCode.CONFLICT, ErrorCode.BUDGET_PAUSED})  # refusals that meet whoever asks
 CANDIDATES_MAX = 32  # tried per look: each costs a read, and a loser's read is wasted
 
 
@@ -36,8 +37,11 @@ async def claim(ctx: Context, request: ClaimRequest, gone: asyncio.Future[None] 
     deadline_s = ctx.clock.boot_s() + min(request.wait_s, ctx.timers.long_poll_s)
     while True:
         looked = ctx.claimants.changes
-        async with ctx.asks.turn(request.factory_id):
-            answer = await _claim_once(ctx, request)
+        try:
+            async with ctx.asks.turn(request.factory_id):
+                answer = await _claim_once(ctx, request)
+        finally:
+            ctx.claimants.looked(request)
         left_s = deadline_s - ctx.clock.boot_s()
         if answer.grants or left_s <= 0 or ctx.closing:
             return answer
@@ -51,12 +55,27 @@ async def _claim_once(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
         return await _claimed(ctx, request, None)
     while True:
         wanted = await _refused_if_taken(ctx, request, key)
+        if wanted is None or not _seems_to_fit(ctx, request, wanted.job):
+            return await _claimed(ctx, request, wanted)  # most likely refused, for which nobody needs to wait
         other = ctx.claimants.being_claimed.get(key)
         if other is None:
             break
         await other.wait()  # all who wait look together when it is over
     with ctx.claimants.claiming(key):
-        return await _claimed(ctx, request, wanted)
+        try:
+            return await _claimed(ctx, request, wanted)
+        except BaseException as error:
+            if not (isinstance(error, FleetError) and error.code in OF_THE_JOB):
+                ctx.claimants.not_taken(key)
+            raise
+
+
+def _seems_to_fit(ctx: Context, request: ClaimRequest, job: Job) -> bool:
+    """By what is known in memory."""
+    entry = ctx.roster.get(request.factory_id)
+    assert entry is not None, "its product was looked up there"
+    view = view_of(entry.doc, request, ctx.ready.count_held_by(entry.doc.id))
+    return not obstacles(job, view, Snapshot(now=ctx.clock.now(), factories=(), locks=ctx.ready.locks()))
 
 
 async def _claimed(ctx: Context, request: ClaimRequest, wanted: StoredJob | None) -> ClaimAnswer:
@@ -82,9 +101,13 @@ async def _claimed(ctx: Context, request: ClaimRequest, wanted: StoredJob | None
 
 
 def _known_key(ctx: Context, request: ClaimRequest) -> JobKey | None:
-    """Of a claim by id: None where it names no product, or one of which it is not known that the asker serves it."""
+    """Of a claim by id, by what is known of the asker: None where it names no product, or one that it is not known to
+    serve, or where its session may be superseded.
+    """
     entry = ctx.roster.get(request.factory_id)
     if request.job_id is None or entry is None or request.product_id not in entry.doc.products:
+        return None
+    if entry.doc.session_id != request.session_id:
         return None
     return JobKey(request.product_id, request.job_id)
 
@@ -102,6 +125,7 @@ async def _refused_if_taken(ctx: Context, request: ClaimRequest, key: JobKey) ->
     if holder is not None and (holder.factory_id, holder.request_id) == (request.factory_id, request.request_id):
         return stored
     ctx.ready.note(stored.job)
+    ctx.roster.heard(request.factory_id)
     raise _refusal(illegal(stored.job, Action.CLAIM, "holder"))
 
 
@@ -159,8 +183,8 @@ async def _look(ctx: Context, request: ClaimRequest, view: FactoryView, seats: i
     for job in _candidates(ctx, request, view):
         if len(grants) == seats or tries == CANDIDATES_MAX:
             break
-        if job.key in ctx.claimants.being_claimed:
-            continue  # another ask of this process is at it: a second one could only lose
+        if ctx.claimants.pass_over(job.key):
+            continue
         if refused & {(job.product_id, None), (job.product_id, job.lock or "")}:
             continue
         outcome = await _try_alone(ctx, request, job, view)

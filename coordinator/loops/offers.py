@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,7 +19,9 @@ import orjson
 
 from bus.port import Bus, BusError
 from bus.subjects import ANY, offer_subject
+from coordinator.claimants import kind_of
 from coordinator.context import Context
+from coordinator.scheduler.feasible import obstacles
 from coordinator.scheduler.plan import ranked_factories
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
 from runtime.loop import ended
@@ -53,6 +56,8 @@ class Offers:
         self._waiting: dict[JobKey, _Waiting] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._seen: Snapshot | None = None
+        self._fits: dict[Hashable, bool] = {}
         self.published = 0
         ctx.ready.on_queued(self.queued)
 
@@ -71,9 +76,24 @@ class Offers:
         if known is None or known.lease_epoch != job.lease_epoch:
             due_s = self._ctx.clock.boot_s() + self._ctx.timers.offer_round_s
             self._waiting[job.key] = _Waiting(job.lease_epoch, due_s)
-            if self._bus.connected and ranked_factories(job, self._on_bus(self._ctx.snapshot())):
+            if self._bus.connected and self._somebody_fits(job):
                 self._ctx.claimants.leave_alone(job.key, due_s)
             self._wake.set()
+
+    def _somebody_fits(self, job: Job) -> bool:
+        """On the bus. Looked up once for each kind of job and step of the loop: a refresh may find thousands."""
+        if self._seen is None:
+            self._seen = self._on_bus(self._ctx.snapshot())
+            asyncio.get_running_loop().call_soon(self._forget_seen)
+        kind = kind_of(job), job.lock
+        if kind not in self._fits:
+            seen = self._seen
+            self._fits[kind] = any(not obstacles(job, view, seen) for view in seen.factories)
+        return self._fits[kind]
+
+    def _forget_seen(self) -> None:
+        self._seen = None
+        self._fits.clear()
 
     def after_commit(self, job: Job, events: tuple[EventDoc, ...]) -> None:
         """A job became claimable here, or a term ended: a seat is free, and perhaps a lock."""
@@ -99,7 +119,6 @@ class Offers:
         for key in [key for key in self._waiting if key not in queued]:
             del self._waiting[key]
         now_s = self._ctx.clock.boot_s()
-        self._ctx.claimants.leave_no_longer()
         due = [key for key, waiting in self._waiting.items() if waiting.due_s <= now_s]
         if not due or not self._bus.connected:
             return done

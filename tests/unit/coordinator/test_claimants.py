@@ -14,6 +14,7 @@ from coordinator.context import Context
 from coordinator.handlers import claims, factories, intake
 from coordinator.store.port import FACTORIES, StoreError
 from runtime.settings import Timers
+from schemas.errors import FleetError
 from schemas.factory import FactoryDoc
 from schemas.job import Job
 from schemas.messages import ClaimAnswer
@@ -504,3 +505,43 @@ async def test_among_those_who_wait_whoever_knows_the_repository_is_woken() -> N
     await world.waits(knows)
     job = await submitted(world.ctx, "two", repo=repo)
     assert await world.given() == {"b": job.id}
+
+
+@in_virtual_time
+async def test_claims_by_id_of_those_who_can_never_run_it_keep_no_job_from_a_call_that_waits() -> None:
+    world = World()
+    unfit = [await world.joined(f"u{number}") for number in range(20)]
+    fits = await world.joined("fits", "gpu")
+    job = await submitted(world.ctx, capabilities="[gpu]")
+
+    async def insists(factory: FakeFactory) -> None:
+        while True:
+            with pytest.raises(FleetError):
+                await factory.claim("by-id", job)
+            await asyncio.sleep(LATENCY_S)
+
+    crowd = [asyncio.create_task(insists(factory)) for factory in unfit]
+    await asyncio.sleep(PROMPTLY_S)
+    world.polls["fits"] = asyncio.create_task(fits.claim("waits", wait_s=POLL_S))
+    assert await world.given() == {"fits": job.id}
+    for task in crowd:
+        task.cancel()
+
+
+@in_virtual_time
+async def test_calls_of_superseded_sessions_pass_a_job_on_one_after_the_other_at_once() -> None:
+    world = World()
+    for number in range(8):
+        await world.waits(await world.joined(f"a{number}"))
+    fresh = await FakeFactory(world.ctx, "z").joined()
+    for number in range(8):
+        newer = FakeFactory(world.elsewhere, f"a{number}", session_id="s2", session_no=2)
+        await factories.refresh_roster(world.elsewhere)
+        await newer.hello(takeover=True)
+    poll = await world.waits(fresh)
+    job = await submitted(world.ctx)
+    await asyncio.sleep(2 * PROMPTLY_S)
+    fenced = [one.exception() for name, one in world.polls.items() if name != "z" and one.done()]
+    assert fenced
+    assert all(isinstance(one, FleetError) for one in fenced)
+    assert [grant.job_id for grant in poll.result().grants] == [job.id]

@@ -548,3 +548,23 @@ async def test_a_waiter_whom_the_job_does_not_fit_holds_nothing_back(
         await asyncio.sleep(WITHIN_ROUND_S)
         assert "f2" in world.one.ctx.claimants.waiting
         assert world.one.offered(job, began_s) == at(0.0)
+
+
+@in_virtual_time
+async def test_a_refresh_that_finds_many_jobs_looks_at_the_fleet_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pair() as world:
+        await world.on_the_bus()
+        stranger = coordinator(world.one.ctx.store, seed=9)
+        for number in range(50):
+            await submitted(stranger, f"k{number}")
+        snapshots: list[None] = []
+        taken = Context.snapshot
+
+        def counted(self: Context, claimant: Any = None) -> Any:
+            snapshots.append(None)
+            return taken(self, claimant)
+
+        monkeypatch.setattr(Context, "snapshot", counted)
+        await world.other.ctx.ready.refresh(world.other.ctx.store)
+        assert len(snapshots) <= 5  # one for each step of the loop that found some
+        assert not any(is_claimable(world.other.ctx, job) for job in world.other.ctx.ready.queued())
