@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,8 +25,9 @@ from chaos.live.stage import Played, Scenario, played
 KEPT = Path(".chaos")
 ALL = "all"
 
-console = Console(highlight=False)
-WIDTH_MIN = 120  # of a table, also where nobody looks at it
+WIDTH = 120  # of tables, where it is no terminal that says its own
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def names() -> list[str]:
@@ -53,7 +55,7 @@ def live(
             typer.echo(line)
         runs.append(one)
     for table in tabled(runs):
-        console.print(table, width=max(console.width, WIDTH_MIN))
+        console.print(table)
     raise typer.Exit(int(not all(one.good for one in runs)))
 
 
