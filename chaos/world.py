@@ -29,13 +29,13 @@ from chaos.nodes import TIMERS
 from chaos.plan import CALM_S, TTL_S, Act, FactoryPlan, Plan, plan_of
 from chaos.processes import PROCESSES, Process, ProcessLoop
 from chaos.rest_client import Pace, RestClient
+from chaos.stages import is_over
 from chaos.wires import SimRestLink
 
 CONVERGED_WITHIN_S = 900.0
 LOOK_S = 2.0
 SETTLES_S = 12.0  # in which what follows the last commit is projected and the last heartbeats are sent
 CLIENTS_PACE = Pace(renew_s=7.0, margin_s=TTL_S / 10, works_s=(0.5, 5.0, 15.0, 40.0))
-FINISHED = frozenset({"shipped", "failed", "dead_letter"})
 RAM_DISK = Path("/dev/shm")  # noqa: S108 -- where there is one: outboxes are written durably
 
 
@@ -137,15 +137,14 @@ class World(Fleet):
             blocked_for_good = stage == "blocked" and job is not None and job["blockedReason"]["kind"] == "dep_failed"
             if blocked_for_good:
                 await self.operator.does("cancel", key)
-            retries = stage == "failed" and job is not None and job["notBefore"] is not None
-            finished = finished and stage in FINISHED and not retries
+            finished = finished and job is not None and is_over(job)
         return finished
 
     async def _unfinished(self) -> str:
         stages = {}
         for key in self.operator.acknowledged.values():
             job = await self.job(key)
-            if job is None or job["stage"] not in FINISHED:
+            if job is None or not is_over(job):
                 stages[key.job_id] = job["stage"] if job else "lost"
         missing = len(self.plan.jobs) - len(self.operator.acknowledged)
         return f"unfinished: {stages}, never acknowledged: {missing}"

@@ -11,8 +11,8 @@ from math import inf
 
 from chaos.history import Doc, History, Record
 from chaos.spread import Spread
+from chaos.stages import is_over
 
-FINISHED = frozenset({"shipped", "failed", "dead_letter"})
 KILLED_TO_START = "holder killed to next start"
 KILLED_TO_START_REST = "holder killed to next start, no broker"
 STOPPED_TO_START = "holder stopped to next start"
@@ -90,7 +90,7 @@ def measured(history: History) -> Measured:
     steady = [(begun.at, over) for begun, over in spans if begun.kind == "phase" and begun.data["name"] == "steady"]
     jobs = {doc["id"]: doc for doc in history.documents.get("fleet_jobs", ()) if "stage" in doc}
     acknowledged = {end.data["answer"]["jobId"] for ask, end in asks.answered if ask.data["op"] == "submit"}
-    unfinished = [job_id for job_id in acknowledged if jobs.get(job_id, {}).get("stage") not in FINISHED]
+    unfinished = [job_id for job_id in acknowledged if job_id not in jobs or not is_over(jobs[job_id])]
     return Measured(
         jobs=len(acknowledged),
         finished=len(acknowledged) - len(unfinished),

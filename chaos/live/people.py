@@ -18,7 +18,6 @@ from schemas.manifest import parse_manifest
 AGAIN_S = 0.3
 TIMEOUT_S = 5.0
 PAGE = 200
-FINISHED = frozenset({"shipped", "failed", "dead_letter"})
 WHO = "operator:operator"
 
 

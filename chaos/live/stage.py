@@ -12,7 +12,8 @@ from pathlib import Path
 
 from chaos.history import History
 from chaos.live.fleet import CAPABILITY, PRODUCT, LiveFleet, Shape
-from chaos.live.people import FINISHED, LiveOperator, Work
+from chaos.live.people import LiveOperator, Work
+from chaos.stages import is_over
 from factory.git import git_env
 from factory.link.port import Unanswered
 
@@ -37,8 +38,7 @@ class Stage:
         """Whether all that was acknowledged is."""
         with contextlib.suppress(Unanswered):
             rows = {row["id"]: row for row in await self.operator.jobs()}
-            stages = [rows[job_id]["stage"] for job_id in self.operator.acknowledged.values() if job_id in rows]
-            return len(stages) == len(self.operator.acknowledged) and set(stages) <= FINISHED
+            return all(job_id in rows and is_over(rows[job_id]) for job_id in self.operator.acknowledged.values())
         return False
 
     async def until_finished(self, within_s: float) -> bool:
@@ -141,5 +141,5 @@ async def _converged(stage: Stage) -> None:
     left = "nobody answered"
     with contextlib.suppress(Unanswered):
         rows = await stage.operator.jobs()
-        left = str({row["id"]: row["stage"] for row in rows if row["stage"] not in FINISHED})
+        left = str({row["id"]: row["stage"] for row in rows if not is_over(row)})
     stage.fleet.note("gave_up", "world", why=f"unfinished: {left}")
