@@ -11,6 +11,7 @@ import orjson
 from bus.port import Bus
 from factory.link.bus import BusLink
 from factory.link.port import Unanswered
+from runtime.settings import Timers
 from schemas.errors import FleetError
 
 Message = dict[str, Any]
@@ -55,6 +56,19 @@ def through_json(message: Any) -> Message:
     """As it comes out of the wire, so that nothing is shared by reference."""
     copied: Message = orjson.loads(orjson.dumps(message))
     return copied
+
+
+def told_timers(timers: Timers) -> dict[str, float]:
+    """Those that a checker goes by, as the history's first record tells them."""
+    return {
+        "leaseTtlS": timers.lease_ttl_s,
+        "heartbeatS": timers.heartbeat_s,
+        "reaperS": timers.reaper_s,
+        "skewS": timers.skew_s,
+        "grantStartS": timers.grant_start_s,
+        "trustMarginS": timers.trust_margin_s,
+        "stopDeadlineS": timers.stop_deadline_s,
+    }
 
 
 class NotedBusLink(BusLink):

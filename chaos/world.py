@@ -29,6 +29,7 @@ from chaos.nodes import TIMERS
 from chaos.plan import CALM_S, TTL_S, Act, FactoryPlan, Plan, plan_of
 from chaos.processes import PROCESSES, Process, ProcessLoop
 from chaos.rest_client import Pace, RestClient
+from chaos.scribe import told_timers
 from chaos.stages import is_over
 from chaos.wires import SimRestLink
 
@@ -91,16 +92,7 @@ class World(Fleet):
         process.spawn(client.live())
 
     def _note_fleet(self) -> None:
-        timers = {
-            "leaseTtlS": TIMERS.lease_ttl_s,
-            "heartbeatS": TIMERS.heartbeat_s,
-            "reaperS": TIMERS.reaper_s,
-            "skewS": TIMERS.skew_s,
-            "grantStartS": TIMERS.grant_start_s,
-            "trustMarginS": TIMERS.trust_margin_s,
-            "stopDeadlineS": TIMERS.stop_deadline_s,
-        }
-        self.note("fleet", "world", timers=timers, budgets=self.plan.budgets)
+        self.note("fleet", "world", timers=told_timers(TIMERS), budgets=self.plan.budgets)
 
     def _calm(self) -> None:
         """Whatever is broken still is mended: every process is up."""

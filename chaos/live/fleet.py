@@ -31,7 +31,7 @@ from chaos.live.processes import READY_WITHIN_S, LiveError, Machine, Node
 from chaos.live.proxy import TcpProxy
 from chaos.live.recorder import Recorder, gathered
 from chaos.rest_client import Pace, RestClient
-from chaos.scribe import Scribe
+from chaos.scribe import Scribe, told_timers
 from coordinator.store.cosmos import CosmosStore
 from coordinator.store.sqlite import SqliteStore
 from deploy.local.fleet import Child
@@ -238,17 +238,7 @@ class LiveFleet:
     # -- parts --
 
     def _note_fleet(self) -> None:
-        timers = self.shape.timers
-        names = {
-            "leaseTtlS": timers.lease_ttl_s,
-            "heartbeatS": timers.heartbeat_s,
-            "reaperS": timers.reaper_s,
-            "skewS": timers.skew_s,
-            "grantStartS": timers.grant_start_s,
-            "trustMarginS": timers.trust_margin_s,
-            "stopDeadlineS": timers.stop_deadline_s,
-        }
-        self.note("fleet", "world", timers=names, budgets=False)
+        self.note("fleet", "world", timers=told_timers(self.shape.timers), budgets=False)
         for member in self.members.values():
             self.note(
                 "enrolled", "world", factoryId=member.id, products=[PRODUCT], capabilities=list(member.capabilities)
