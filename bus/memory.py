@@ -25,7 +25,7 @@ from bus.port import (
     Subscription,
 )
 from bus.rights import Rights
-from bus.serving import Counts, Serving, announce, check_size, tell
+from bus.serving import Counts, Serving, announce, check_size, deliver
 from bus.subjects import came_subject, event_wildcard, gone_subject
 from runtime.entropy import Entropy
 
@@ -36,7 +36,7 @@ NOTICE_S = 2.0  # how long a cut-off client and the broker each believe in their
 
 
 @dataclass(frozen=True)
-class Faults:
+class BusFaults:
     """Of each delivery: how probable its loss and its repetition are, and the range of its delay in seconds.
 
     A range wider than the gaps between messages reorders them.
@@ -47,7 +47,7 @@ class Faults:
     delay_s: tuple[float, float] = (0.0, 0.0)
 
 
-NO_FAULTS = Faults()
+NO_FAULTS = BusFaults()
 
 
 def matches(pattern: str, subject: str) -> bool:
@@ -118,7 +118,7 @@ class MemoryBroker:
     `violations` counts publishes and subscriptions outside a client's rights; that client never learns.
     """
 
-    def __init__(self, entropy: Entropy, faults: Faults = NO_FAULTS) -> None:
+    def __init__(self, entropy: Entropy, faults: BusFaults = NO_FAULTS) -> None:
         self.faults = faults
         self.running = True
         self.violations = 0
@@ -204,7 +204,7 @@ def _deliver(subscription: _Subscription, term: int, message: Message) -> None:
     """What left before a loss never arrives after it."""
     bus = subscription.bus
     if bus.connected and bus.term == term and not bus.cut_off and not subscription.stopped:
-        tell(subscription.listener, message)
+        deliver(subscription.listener, message)
 
 
 class MemoryBus:

@@ -34,7 +34,7 @@ from bus.port import (
     Responder,
     Subscription,
 )
-from bus.serving import Counts, Serving, announce, check_size, tell
+from bus.serving import Counts, Serving, announce, check_size, deliver
 from bus.subjects import EVENT_STREAM, event_wildcard
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class _Subscription:
 
     async def _hear(self, msg: Msg) -> None:
         if not self._stopped:
-            tell(self._listener, Message(msg.subject, msg.data, msg.reply or None))
+            deliver(self._listener, Message(msg.subject, msg.data, msg.reply or None))
 
 
 class NatsBus:

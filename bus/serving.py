@@ -95,7 +95,7 @@ class Serving:
             log.exception("the responder to %s failed; its request stays unanswered", message.subject)
 
 
-def tell(listener: Callable[[Message], None], message: Message) -> None:
+def deliver(listener: Callable[[Message], None], message: Message) -> None:
     """One listener's failure must not take the messages behind it along."""
     try:
         listener(message)

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 from typing import Any
 
+from chaos.environment import Environment
 from chaos.plan import Act, FactoryPlan, JobPlan
 from chaos.processes import Process
-from chaos.scribe import Message
-from chaos.surroundings import Surroundings
+from chaos.recording import Message
 from chaos.wires import SimRestLink
 from coordinator.context import Context
 from coordinator.handlers import actions, budgets, factories, intake
@@ -25,9 +25,9 @@ AGAIN_S = 1.0
 class Operator:
     """Repeats what was not answered, under the same key, perhaps to another coordinator."""
 
-    def __init__(self, world: Surroundings) -> None:
+    def __init__(self, world: Environment) -> None:
         self.process = Process("operator:ann")
-        self.link = SimRestLink(world.rest, self.process, "operator:ann", world.scribe)
+        self.link = SimRestLink(world.rest, self.process, "operator:ann", world.ask_recorder)
         self.acknowledged: dict[str, JobKey] = {}
         self._world = world
         self._acts = 0
@@ -35,7 +35,9 @@ class Operator:
     async def _insists(self, op: str, message: Message, act: Any) -> Message:
         while True:
             try:
-                return await self._world.scribe.noted("operator:ann", op, "rest", message, lambda: self.link.ask(act))
+                return await self._world.ask_recorder.noted(
+                    "operator:ann", op, "rest", message, lambda: self.link.ask(act)
+                )
             except Unanswered:
                 await asyncio.sleep(AGAIN_S)
 

@@ -8,12 +8,12 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-from bus.memory import NO_FAULTS, Faults
+from bus.memory import NO_FAULTS, BusFaults
 from chaos.fleet import Fleet
 from chaos.nodes import CoordinatorNode, FactoryNode
 from chaos.plan import CALM_S, Fault
 from chaos.processes import Process
-from chaos.scribe import Message
+from chaos.recording import Message
 from chaos.wires import ProcessBus, SimRestLink
 from factory.link.port import Unanswered
 from schemas.errors import FleetError
@@ -87,7 +87,7 @@ def _bus(world: Fleet, name: str) -> ProcessBus:
 
 def bus_weather(world: Fleet, fault: Fault) -> Mend:
     how = fault.how
-    world.broker.faults = Faults(how["loss"], how["duplicate"], (0.0, how["delay_s"]))
+    world.broker.faults = BusFaults(how["loss"], how["duplicate"], (0.0, how["delay_s"]))
 
     def mend() -> None:
         world.broker.faults = NO_FAULTS
@@ -261,7 +261,7 @@ def cut_off(world: Fleet, fault: Fault) -> Mend:
 def stray(world: Fleet, fault: Fault) -> None:
     """Messages of factories come once more, long after; and what holders say, wrong in a word."""
     chance = random.Random(f"{world.plan.seed} {fault.at_s}")
-    link = SimRestLink(world.rest, Process("stray"), "stray", world.scribe)
+    link = SimRestLink(world.rest, Process("stray"), "stray", world.ask_recorder)
     said = [record.data for record in world.history.of("asked") if record.data["op"] in STRAY_OPS]
     said = [data for data in said if data["message"].get("sessionId")][-STRAYS_FROM_LAST:]
     begun = [data["message"] for data in said if data["op"] in ("start", "checkpoint", "renew")]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from chaos.clients import Operator
+from chaos.environment import Environment
 from chaos.nodes import CoordinatorNode, FactoryNode
 from chaos.plan import Plan
-from chaos.surroundings import Surroundings
 
 
-class Fleet(Surroundings):
+class Fleet(Environment):
     """Made and not started. `twins`: second machines with the identity of a factory."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from chaos.checkers.every import CHECKERS, violations
+from chaos.checkers.registry import CHECKERS, violations
 from chaos.history import History
 from chaos.live.main import live
 from chaos.mutations import MUTATIONS

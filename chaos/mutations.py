@@ -36,12 +36,12 @@ from coordinator.ready import ReadyIndex
 from coordinator.scheduler import plan as scheduler_plan
 from coordinator.scheduler.feasible import obstacles
 from coordinator.store.memory import MemoryStore
-from coordinator.store.port import ABSENT, JOBS, Address, Derived, Guarded, Indefinite, Verdict, Written
+from coordinator.store.port import ABSENT, JOBS, Address, Derived, Guarded, Indefinite, WriteStatus, Written
 from coordinator.store.queries import read_factory, read_job, read_lease
 from coordinator.transact import Transactor
-from factory.asking import Asking
-from factory.guard import TrustWindow
+from factory.claiming import Claiming
 from factory.term import Term
+from factory.trust import TrustWindow
 from schemas.errors import ErrorCode, FleetError
 from schemas.guards import LockGuard
 from schemas.ids import lock_id, run_id
@@ -82,7 +82,7 @@ def racy_store(replace: Patch) -> None:
         await asyncio.sleep(0.002)
         etags = tuple(self._put(write.container, write.doc) for write in guarded)
         self._project(then)
-        return Written(Verdict.OK, etags)
+        return Written(WriteStatus.OK, etags)
 
     replace(MemoryStore, "commit", commit)
 
@@ -420,11 +420,11 @@ def trust_without_end(replace: Patch) -> None:
 
 
 def offer_is_authority(replace: Patch) -> None:
-    heard = Asking._heard_offer
+    heard = Claiming._heard_offer
 
-    def obey(self: Asking, message: Message) -> None:
+    def obey(self: Claiming, message: Message) -> None:
         offer = Offer.model_validate_json(message.data)
-        if self.seats_free and self._wire.factory_id in offer.invited:
+        if self.seats_free and self._session.factory_id in offer.invited:
             grant = Grant.model_validate(
                 {
                     **{"productId": offer.product_id, "jobId": offer.job_id, "leaseEpoch": offer.lease_epoch},
@@ -440,10 +440,10 @@ def offer_is_authority(replace: Patch) -> None:
                     "term": {"leaseLeftS": 30.0, "renewEveryS": 7.0, "startWithinS": 15.0, "now": offer.now},
                 }
             )
-            self._holdings.take(ClaimAnswer(grants=(grant,)), self._wire.boot_s())
+            self._held.take(ClaimAnswer(grants=(grant,)), self._session.boot_s())
         heard(self, message)
 
-    replace(Asking, "_heard_offer", obey)
+    replace(Claiming, "_heard_offer", obey)
 
 
 def pushed_without_trust(replace: Patch) -> None:

@@ -9,26 +9,26 @@ from pathlib import Path
 
 from bus.rights import factory_rights
 from bus.subjects import client_name, inbox_prefix
+from chaos.environment import Environment
 from chaos.machines import DriftingClock, Launcher, Machine, ScriptedTrees
 from chaos.plan import TTL_S, CoordinatorPlan, FactoryPlan
 from chaos.processes import Process
-from chaos.scribe import NotedBusLink
+from chaos.recording import NotedBusLink
 from chaos.stores import StoreLine, Weather
-from chaos.surroundings import Surroundings
 from chaos.wires import ProcessBus, SimRestLink
+from coordinator.assembly import living
 from coordinator.context import Context, make_context
-from coordinator.living import living
-from coordinator.logs import LogFiles
 from coordinator.store.port import StoreError
+from coordinator.term_logs import LogFiles
 from factory.agent import Agent, AgentSettings, FencedSession
-from factory.assembly import assembled
 from factory.engines.port import Command
-from factory.holding import HoldingSettings
+from factory.held_terms import HeldTermsSettings
 from factory.identity import Identity
+from factory.life import assembled
 from factory.link.failover import FailoverLink
 from factory.outbox import Outbox
 from factory.ports import Vitals
-from factory.wire import Wire
+from factory.session import Session
 from runtime.entropy import Entropy
 from runtime.settings import Flags, Timers
 from schemas.errors import FleetError
@@ -48,7 +48,7 @@ DRAIN_GRACE_S = 8.0
 class CoordinatorNode:
     """One coordinator through its lives."""
 
-    def __init__(self, world: Surroundings, plan: CoordinatorPlan) -> None:
+    def __init__(self, world: Environment, plan: CoordinatorPlan) -> None:
         self.plan = plan
         self.clock = DriftingClock(plan.skew_s)
         self.weather = Weather()
@@ -122,7 +122,7 @@ class ScriptedAdapter:
 class FactoryNode:
     """One factory's machine, and the lives of the process on it."""
 
-    def __init__(self, world: Surroundings, plan: FactoryPlan, where: str = "") -> None:
+    def __init__(self, world: Environment, plan: FactoryPlan, where: str = "") -> None:
         self.plan = plan
         self.clock = DriftingClock(plan.skew_s, plan.drift)
         folder = world.folder / (plan.id + where)
@@ -159,7 +159,7 @@ class FactoryNode:
 class FactoryLife:
     """From the start of a factory's process to its end, whichever it is."""
 
-    def __init__(self, world: Surroundings, node: FactoryNode, life: int, takeover: bool) -> None:
+    def __init__(self, world: Environment, node: FactoryNode, life: int, takeover: bool) -> None:
         plan, machine = node.plan, node.machine
         self.life = life
         self.node = node
@@ -176,28 +176,28 @@ class FactoryLife:
             rights=rights,
             public=plan.bus_key,
         )
-        self.rest = SimRestLink(world.rest, self.process, node.name, world.scribe)
-        bus_link = NotedBusLink(self.bus, plan.id, RPC_TIMEOUT_S, world.scribe)
+        self.rest = SimRestLink(world.rest, self.process, node.name, world.ask_recorder)
+        bus_link = NotedBusLink(self.bus, plan.id, RPC_TIMEOUT_S, world.ask_recorder)
         self.link = FailoverLink(bus_link, self.rest)  # type: ignore[arg-type]
         self.bus.on_change(self.link.bus_changed)
         self.identity = Identity(machine.folder)
         self.trees = ScriptedTrees(machine, life)
         self.launcher = Launcher(machine, self.process, life)
-        wire = Wire(plan.id, self.link, node.clock, entropy, session_id)
+        session = Session(plan.id, self.link, node.clock, entropy, session_id)
         self.launcher.session_id = session_id
         self.agent: Agent | None = None
         world.note(
             "up", node.name, life=life, seats=plan.seats, engines=[Engine.SHELL], capabilities=list(plan.capabilities),
             sessionId=session_id,
         )  # fmt: skip
-        self.process.spawn(self._live(wire, takeover))
+        self.process.spawn(self._live(session, takeover))
 
-    async def _live(self, wire: Wire, takeover: bool) -> None:
+    async def _live(self, session: Session, takeover: bool) -> None:
         how = "ended"
         try:
             self.trees.set_aside_left_over()
             await self.bus.start()
-            agent = self._assembled(wire, takeover)
+            agent = self._assembled(session, takeover)
             self.agent = agent
             products = await agent.open_session(self.identity.last_session_no(), self.identity.remember)
             if products is not None:
@@ -212,7 +212,7 @@ class FactoryLife:
         self._over(how)
         self.node.ended(self)
 
-    def _assembled(self, wire: Wire, takeover: bool) -> Agent:
+    def _assembled(self, session: Session, takeover: bool) -> Agent:
         plan, machine = self.node.plan, self.node.machine
         adapters = {Engine.SHELL: ScriptedAdapter(self.launcher)}
         settings = AgentSettings(
@@ -227,8 +227,8 @@ class FactoryLife:
         )
         return assembled(
             settings,
-            HoldingSettings(machine.folder / "terms", adapters, CHECKPOINT_EVERY_S, IDLE_LIMIT_S, self.launcher),
-            wire=wire,
+            HeldTermsSettings(machine.folder / "terms", adapters, CHECKPOINT_EVERY_S, IDLE_LIMIT_S, self.launcher),
+            session=session,
             link=self.link,
             bus=self.bus,
             clock=self.node.clock,

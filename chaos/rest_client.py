@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chaos.scribe import Message, Note
+from chaos.recording import Message, Note
 from factory.link.port import Link, Unanswered
 from runtime.clock import Clock
 from schemas.errors import FleetError

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from chaos.checkers.every import violations
+from chaos.checkers.registry import violations
 from chaos.history import Violation
 from chaos.mutations import MUTATIONS
 from chaos.plan import plan_of

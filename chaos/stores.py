@@ -19,9 +19,9 @@ from coordinator.store.port import (
     PARTITION_KEYS,
     Doc,
     Indefinite,
+    StoreUnreachable,
     Throttled,
-    Unreachable,
-    Verdict,
+    WriteStatus,
     Written,
 )
 
@@ -109,7 +109,11 @@ class StoreLine:
             await self._doomed(call)
         if self._weather.down:
             await asyncio.sleep(self._chance.uniform(0.0, 0.5))
-            raise Indefinite("simulated: the store is away") if writes else Unreachable("simulated: the store is away")
+            raise (
+                Indefinite("simulated: the store is away")
+                if writes
+                else StoreUnreachable("simulated: the store is away")
+            )
         late = method == "project" and self._chance.random() < self._weather.late_projections
         trouble = "late" if late else self._trouble(writes)
         if trouble is None:
@@ -150,7 +154,7 @@ class StoreLine:
             case _:  # resent: the client library sends again by itself, and meets its own success
                 written = await call()
                 if isinstance(written, Written) and written.ok:
-                    return Written(Verdict.CONFLICT)
+                    return Written(WriteStatus.CONFLICT)
                 return written
 
     async def _given_up(self) -> None:

@@ -12,7 +12,7 @@ from bus.memory import MemoryBroker, MemoryBus, _Subscription
 from bus.port import Listener
 from bus.subjects import gone_subject
 from chaos.processes import Process
-from chaos.scribe import Message, Scribe, through_json
+from chaos.recording import AskRecorder, Message, through_json
 from coordinator.context import Context
 from coordinator.inbox import OPS
 from coordinator.store.port import StoreError
@@ -59,7 +59,7 @@ class ProcessBus(MemoryBus):
             self.forget(subscription)
 
 
-class Node(Protocol):
+class CoordinatorPeer(Protocol):
     """A coordinator as the network sees it: `ctx` None while it is not up."""
 
     process: Process
@@ -70,12 +70,12 @@ class Node(Protocol):
 class Rest:
     """Requests to coordinators. A client meets any of them, as behind a balancer; a killed one resets the call."""
 
-    def __init__(self, nodes: list[Node], chance: random.Random) -> None:
+    def __init__(self, nodes: list[CoordinatorPeer], chance: random.Random) -> None:
         self.nodes = nodes
         self.loss = 0.0
         self.delay_s = 0.0
         self._chance = chance
-        self._under_way: dict[asyncio.Future[Message], tuple[Process, Node, asyncio.Future[None]]] = {}
+        self._under_way: dict[asyncio.Future[Message], tuple[Process, CoordinatorPeer, asyncio.Future[None]]] = {}
 
     async def ask(self, asker: Process, act: Act, timeout_s: float) -> Message:
         """Raises FleetError for a refusal, Unanswered for none."""
@@ -111,7 +111,9 @@ class Rest:
     def _lost(self) -> bool:
         return self.loss > 0 and self._chance.random() < self.loss
 
-    def _arrive(self, node: Node, act: Act, answer: asyncio.Future[Message], gone: asyncio.Future[None]) -> None:
+    def _arrive(
+        self, node: CoordinatorPeer, act: Act, answer: asyncio.Future[Message], gone: asyncio.Future[None]
+    ) -> None:
         if node.cut_off or self._lost():
             return
         if node.process.dead or node.ctx is None:
@@ -146,12 +148,12 @@ def _settle(answer: asyncio.Future[Message], said: Message | Exception) -> None:
 class SimRestLink:
     """`cut_off`: this client reaches nobody."""
 
-    def __init__(self, rest: Rest, process: Process, who: str, scribe: Scribe) -> None:
+    def __init__(self, rest: Rest, process: Process, who: str, ask_recorder: AskRecorder) -> None:
         self.cut_off = False
         self._rest = rest
         self._process = process
         self._who = who
-        self._scribe = scribe
+        self._ask_recorder = ask_recorder
 
     async def call(self, op: str, message: Message) -> Message:
         model, handler = OPS[op]
@@ -163,7 +165,7 @@ class SimRestLink:
             return through_json((await handler(ctx, request, *waits)).to_doc())
 
         timeout_s = float(message.get("waitS") or 0.0) + REST_TIMEOUT_S
-        return await self._scribe.noted(self._who, op, "rest", sent, lambda: self.ask(act, timeout_s))
+        return await self._ask_recorder.noted(self._who, op, "rest", sent, lambda: self.ask(act, timeout_s))
 
     async def ask(self, act: Act, timeout_s: float = REST_TIMEOUT_S) -> Message:
         if self.cut_off:

@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from chaos.faults import begin
+from chaos.finished import is_finished
 from chaos.fleet import Fleet
 from chaos.history import History
 from chaos.machines import DriftingClock
 from chaos.nodes import TIMERS
 from chaos.plan import CALM_S, TTL_S, Act, FactoryPlan, Plan, plan_of
 from chaos.processes import PROCESSES, Process, ProcessLoop
+from chaos.recording import told_timers
 from chaos.rest_client import Pace, RestClient
-from chaos.scribe import told_timers
-from chaos.stages import is_over
 from chaos.wires import SimRestLink
 
 CONVERGED_WITHIN_S = 900.0
@@ -82,7 +82,7 @@ class World(Fleet):
         client = RestClient(
             plan.id,
             plan.capabilities,
-            link=SimRestLink(self.rest, process, process.name, self.scribe),
+            link=SimRestLink(self.rest, process, process.name, self.ask_recorder),
             clock=DriftingClock(plan.skew_s, plan.drift),
             note=self.note,
             chance=random.Random(f"{self.plan.seed} {plan.id}"),
@@ -129,14 +129,14 @@ class World(Fleet):
             blocked_for_good = stage == "blocked" and job is not None and job["blockedReason"]["kind"] == "dep_failed"
             if blocked_for_good:
                 await self.operator.does("cancel", key)
-            finished = finished and job is not None and is_over(job)
+            finished = finished and job is not None and is_finished(job)
         return finished
 
     async def _unfinished(self) -> str:
         stages = {}
         for key in self.operator.acknowledged.values():
             job = await self.job(key)
-            if job is None or not is_over(job):
+            if job is None or not is_finished(job):
                 stages[key.job_id] = job["stage"] if job else "lost"
         missing = len(self.plan.jobs) - len(self.operator.acknowledged)
         return f"unfinished: {stages}, never acknowledged: {missing}"

@@ -1,4 +1,4 @@
-"""The coordinator's REST API, as operators use it. Every refusal is a FleetError; no answer is Unreachable."""
+"""The REST API as operators use it. Every refusal is a FleetError; no answer is CoordinatorUnreachable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRIES_MAX = 3
 RETRY_PAUSE_S = 0.3
 
 
-class Unreachable(Exception):
+class CoordinatorUnreachable(Exception):
     """No coordinator answered."""
 
 
@@ -94,7 +94,7 @@ class Client:
         return self._sent("POST", "/api/fleet/jobs", tries=TRIES_MAX, content=manifest, headers=headers)
 
     def stream(self, path: str, last_event_id: str | None = None) -> Iterator[tuple[str, dict[str, Any], str | None]]:
-        """(event, data, id) until the server closes. Raises Unreachable when it is lost."""
+        """(event, data, id) until the server closes. Raises CoordinatorUnreachable when it is lost."""
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         try:
             with self._http.stream("GET", path, headers=headers, timeout=STREAM_SILENCE_S) as response:
@@ -112,7 +112,7 @@ class Client:
                         yield name, orjson.loads(value), event_id
                         name, event_id = "message", None
         except httpx.HTTPError as error:
-            raise Unreachable(f"the stream from {self.url} broke: {error}") from error
+            raise CoordinatorUnreachable(f"the stream from {self.url} broke: {error}") from error
 
     def _sent(self, method: str, path: str, tries: int = TRIES_MAX, **options: Any) -> dict[str, Any]:
         for number in range(tries):
@@ -120,7 +120,7 @@ class Client:
                 response = self._http.request(method, path, **options)
             except httpx.HTTPError as error:
                 if number == tries - 1:
-                    raise Unreachable(f"no answer from {self.url}: {error}") from error
+                    raise CoordinatorUnreachable(f"no answer from {self.url}: {error}") from error
                 time.sleep(RETRY_PAUSE_S)
                 continue
             if response.is_success:
@@ -136,7 +136,7 @@ def _answer(response: httpx.Response) -> dict[str, Any]:
     try:
         return dict(response.json())
     except (ValueError, TypeError):
-        raise Unreachable(f"{response.request.url} did not answer as a coordinator does") from None
+        raise CoordinatorUnreachable(f"{response.request.url} did not answer as a coordinator does") from None
 
 
 def _refusal(response: httpx.Response) -> Exception:
@@ -146,4 +146,6 @@ def _refusal(response: httpx.Response) -> Exception:
         refusal.detail = dict(problem.get("extra") or {})
         return refusal
     except (ValueError, KeyError, TypeError):
-        return Unreachable(f"{response.request.url} answered HTTP {response.status_code}, which no coordinator does")
+        return CoordinatorUnreachable(
+            f"{response.request.url} answered HTTP {response.status_code}, which no coordinator does"
+        )

@@ -58,8 +58,8 @@ def make_context(
     projector = Projector(store, timers.lease_ttl_s)
     ready = ReadyIndex()
     roster = Roster(clock, ready, timers.down_after_s)
-    projector.tell(ready.note)
-    projector.tell(roster.after_commit)
+    projector.listen(ready.note)
+    projector.listen(roster.after_commit)
     return Context(
         store=store,
         clock=clock,

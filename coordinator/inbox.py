@@ -23,8 +23,8 @@ from bus.subjects import (
 )
 from coordinator.context import Context
 from coordinator.handlers import claims, factories, terms
-from coordinator.logs import LogFiles
 from coordinator.store.port import StoreError
+from coordinator.term_logs import LogFiles
 from schemas import messages
 from schemas.base import validation_sentence
 from schemas.errors import ErrorCode, FleetError
@@ -34,7 +34,7 @@ from schemas.messages import FromFactory, LogChunk, RosterNote
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[Context, Any], Awaitable[messages.Message]]
+Handler = Callable[[Context, Any], Awaitable[messages.WireMessage]]
 
 OPS: dict[str, tuple[type[FromFactory], Handler]] = {
     "hello": (messages.HelloRequest, factories.hello),

@@ -1,4 +1,4 @@
-"""The lease documents: renewal, and the closing that comes before every end that a coordinator makes.
+"""The lease documents: renewal, and the end of a term by a coordinator, which closes the lease before anything else.
 
 A lease never decides who holds a job. Closed is final: the renewal of a closed lease is refused.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from coordinator.context import Context
 from coordinator.domain import lease as rules
-from coordinator.domain.ops import Cause
+from coordinator.domain.ops import Cause, Reap, Rejected
 from coordinator.store.port import LEASES, Indefinite, Store
 from coordinator.store.queries import StoredLease, read_job, read_lease
+from coordinator.transact import Applied
 from runtime.clock import Clock
 from schemas.errors import ErrorCode, FleetError
 from schemas.job import Job
@@ -18,6 +20,19 @@ from schemas.projections import LeaseDoc, LeaseStatus
 
 TRIES_MAX = 10
 JUDGED_BY_THE_JOB = (Cause.NOT_STARTED, Cause.STOP_DEADLINE)
+
+
+async def end_term(ctx: Context, job: Job, cause: Cause, now: datetime) -> Applied | Rejected | None:
+    """Ends the term that `job`, as just read, is in. None: a renewal came first and the holder lives.
+
+    `now` is from before `job` was read. Once the lease is closed the end is certain, and any coordinator
+    that finds it so finishes what this one began.
+    """
+    assert job.held
+    overdue = now - timedelta(seconds=ctx.timers.skew_s)
+    if not await close(ctx.store, ctx.clock, job, ctx.timers.lease_ttl_s, cause, overdue):
+        return None
+    return await ctx.transactor.transact(job.key, Reap.of(job.key, job.lease_epoch, cause))
 
 
 async def renew(

@@ -22,16 +22,16 @@ from fastapi import FastAPI
 from bus.nats import NatsBus
 from bus.none import NoBus
 from bus.port import Bus
+from coordinator.assembly import living
 from coordinator.context import make_context
-from coordinator.enrolments import Enrolments, read_enrolments
+from coordinator.enrolment_file import Enrolments, read_enrolments
 from coordinator.http.app import make_app
-from coordinator.http.deps import Deps
-from coordinator.living import living
-from coordinator.logs import LogFiles
+from coordinator.http.app_state import Deps
 from coordinator.store.cosmos import CosmosStore
 from coordinator.store.memory import MemoryStore
-from coordinator.store.port import Store, StoreError, Unreachable
+from coordinator.store.port import Store, StoreError, StoreUnreachable
 from coordinator.store.sqlite import SqliteStore
+from coordinator.term_logs import LogFiles
 from runtime.clock import SystemClock
 from runtime.entropy import system_entropy
 from runtime.settings import Flags, SettingsError, Timers
@@ -88,7 +88,7 @@ async def running(settings: Settings, store: Store, bus: Bus) -> AsyncIterator[F
     alone = settings.store is not StoreKind.COSMOS
     logs = LogFiles(settings.data / "logs")
     async with living(ctx, bus, logs, alone=alone, enrolments=settings.enrolments) as alive:
-        yield make_app(Deps(ctx, bus, alive.feed, logs, alive.loops.offers, alone))
+        yield make_app(Deps(ctx, bus, alive.watchers, logs, alive.loops.offers, alone))
 
 
 async def open_store(store: Store) -> None:
@@ -96,7 +96,7 @@ async def open_store(store: Store) -> None:
     while True:
         try:
             return await store.open()
-        except Unreachable as error:
+        except StoreUnreachable as error:
             log.warning("the store does not answer, trying again in %s s: %s", STORE_RETRY_S, error)
             await asyncio.sleep(STORE_RETRY_S)
 
@@ -138,7 +138,7 @@ class _Server(uvicorn.Server):
         self.handle_exit(number, None)
         self._deps.ctx.closing = True
         self._deps.ctx.claimants.dismiss()
-        self._deps.feed.wake_all()
+        self._deps.watchers.wake_all()
 
 
 async def serve(settings: Settings, store: Store | None = None) -> None:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 KNOWN_MAX = 10_000
 
-Told = Callable[[Job, tuple[EventDoc, ...]], None]
+CommitListener = Callable[[Job, tuple[EventDoc, ...]], None]
 
 
 async def derive(store: Store, job: Job, lease_ttl_s: float) -> list[Derived]:
@@ -45,11 +45,11 @@ class Projector:
         self._store = store
         self._lease_ttl_s = lease_ttl_s
         self._known: OrderedDict[JobKey, int] = OrderedDict()
-        self._told: list[Told] = []
+        self._listeners: list[CommitListener] = []
 
-    def tell(self, listener: Told) -> None:
+    def listen(self, listener: CommitListener) -> None:
         """`listener(job, new events)` after each commit of this process. It must not await."""
-        self._told.append(listener)
+        self._listeners.append(listener)
 
     async def derive(self, job: Job) -> list[Derived]:
         return await derive(self._store, job, self._lease_ttl_s)
@@ -76,7 +76,7 @@ class Projector:
         return job.model_copy(update={"outbox": outbox, "pending_events": len(outbox)})
 
     def after_commit(self, job: Job, events: tuple[EventDoc, ...]) -> None:
-        for listener in self._told:
+        for listener in self._listeners:
             try:
                 listener(job, events)
             except Exception:

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from bus.port import Bus, Message
 from bus.subjects import ctl_subject
-from factory.asking import Asking
-from factory.holding import Holdings
+from factory.claiming import Claiming
+from factory.held_terms import HeldTerms
 from factory.link.failover import FailoverLink
 from factory.link.port import Unanswered
 from factory.ports import Vitals
-from factory.wire import Wire
+from factory.session import Session
 from schemas.base import validation_sentence
 from schemas.errors import ErrorCode, FleetError
 from schemas.factory import Transport
@@ -53,14 +53,20 @@ class AgentSettings:
 
 class Agent:
     def __init__(
-        self, settings: AgentSettings, wire: Wire, link: FailoverLink, bus: Bus, holdings: Holdings, asking: Asking
+        self,
+        settings: AgentSettings,
+        session: Session,
+        link: FailoverLink,
+        bus: Bus,
+        held: HeldTerms,
+        claiming: Claiming,
     ) -> None:
         self._settings = settings
-        self._wire = wire
+        self._session = session
         self._link = link
         self._bus = bus
-        self._holdings = holdings
-        self._asking = asking
+        self._held = held
+        self._claiming = claiming
         self._heartbeat_s = 5.0
         self._opened = False
         self._draining = False
@@ -83,7 +89,7 @@ class Agent:
 
     async def _open_session(self, last_session_no: int | None, remember: Callable[[int], None]) -> tuple[str, ...]:
         """Old reports first, then hello."""
-        await self._holdings.settle_old_reports()
+        await self._held.settle_old_reports()
         number = 1 if last_session_no is None else last_session_no + 1
         if last_session_no is None or self._settings.takeover:
             # The counter is lost, or behind that of another machine: this only asks what to say.
@@ -91,12 +97,12 @@ class Agent:
         remember(number)  # on the disk before it is said
         answer = await self._hello(number)
         self._note_entitled(answer)
-        self._wire.session_no = answer.session_no
-        self._wire.note_now(answer.now)
-        self._holdings.margin_s, self._holdings.lease_ttl_s = answer.trust_margin_s, answer.lease_ttl_s
+        self._session.session_no = answer.session_no
+        self._session.note_now(answer.now)
+        self._held.margin_s, self._held.lease_ttl_s = answer.trust_margin_s, answer.lease_ttl_s
         self._heartbeat_s = answer.heartbeat_every_s
         self._opened = True
-        log.info("session %d of %s, over %s", answer.session_no, self._wire.factory_id, self._link.transport)
+        log.info("session %d of %s, over %s", answer.session_no, self._session.factory_id, self._link.transport)
         return answer.products
 
     def _note_entitled(self, answer: HelloAnswer) -> None:
@@ -105,7 +111,7 @@ class Agent:
         """
         configured = set(self._settings.capabilities)
         entitled = configured if answer.capabilities is None else set(answer.capabilities) & set(self._said)
-        self._asking.capabilities = tuple(sorted(entitled))
+        self._claiming.capabilities = tuple(sorted(entitled))
         for warning in answer.warnings:
             log.log(logging.INFO if configured <= entitled else logging.WARNING, "%s", warning)
         found = set(self._settings.detected)
@@ -121,7 +127,7 @@ class Agent:
 
     async def _hello(self, session_no: int | None) -> HelloAnswer:
         request = HelloRequest(
-            **self._wire.ask(),
+            **self._session.ask(),
             session_no=session_no,
             takeover=self._settings.takeover,
             capabilities=self._said,
@@ -134,7 +140,7 @@ class Agent:
             free_disk_bytes=self._settings.vitals().free_disk_bytes,
         )
         try:
-            return HelloAnswer.model_validate((await self._wire.insist("hello", request.to_doc())).doc)
+            return HelloAnswer.model_validate((await self._session.insist("hello", request.to_doc())).doc)
         except FleetError as error:
             if error.code is ErrorCode.FENCED:
                 raise FencedSession(error.message) from error
@@ -143,16 +149,16 @@ class Agent:
     async def run(self, products: tuple[str, ...]) -> None:
         """Until drained. The heartbeat is first to start and last to stop. Raises FencedSession."""
         heartbeat = self._vital(self._beat_for_ever(), "heartbeat")
-        await self._bus.subscribe(ctl_subject(self._wire.factory_id), self._heard_control)
-        await self._asking.listen(self._bus, products)
+        await self._bus.subscribe(ctl_subject(self._session.factory_id), self._heard_control)
+        await self._claiming.listen(self._bus, products)
         self._link.on_change(self._transport_changed)
-        asking = self._vital(self._asking.run(), "asking")
+        asking = self._vital(self._claiming.run(), "asking")
         try:
             await self._over
         finally:
             await _cancelled(asking, *([self._emptying] if self._emptying else []))
-            await self._asking.stop()
-            await self._holdings.fence_all()
+            await self._claiming.stop()
+            await self._held.fence_all()
             await _cancelled(heartbeat)
 
     def _vital(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
@@ -175,16 +181,16 @@ class Agent:
         if not self._opened:  # nothing is held and nothing was said: there is nothing to end
             self._over.set_result(None)
         else:
-            log.info("draining: %d running", len(self._holdings))
-            self._asking.close()
-            self._holdings.drain(self._wire.boot_s() + self._settings.drain_grace_s)
+            log.info("draining: %d running", len(self._held))
+            self._claiming.close()
+            self._held.drain(self._session.boot_s() + self._settings.drain_grace_s)
             self._emptying = self._vital(self._end_when_empty(), "emptying")
 
     async def _end_when_empty(self) -> None:
         await self._beat()  # first: who has heard that it drains grants it nothing new, however it asks
-        self._asking.hang_up()
-        await self._asking.settled()
-        await self._holdings.settled()
+        self._claiming.hang_up()
+        await self._claiming.settled()
+        await self._held.settled()
         await self._beat()
         if not self._over.done():
             self._over.set_result(None)
@@ -204,21 +210,21 @@ class Agent:
                     await self._beat_now.wait()
 
     async def _beat(self) -> None:
-        asked_at_s, vitals = self._wire.boot_s(), self._settings.vitals()
+        asked_at_s, vitals = self._session.boot_s(), self._settings.vitals()
         request = HeartbeatRequest(
-            **self._wire.ask(),
-            session_no=self._wire.session_no,
-            holding=self._holdings.named(),
-            pending=(*self._asking.pending, *self._holdings.pending),
+            **self._session.ask(),
+            session_no=self._session.session_no,
+            holding=self._held.named(),
+            pending=(*self._claiming.pending, *self._held.pending),
             seat_limit=self._settings.seats,
-            seats_used=len(self._holdings),
+            seats_used=len(self._held),
             load=vitals.load,
             transport=self._link.transport,
             draining=self._draining,
             free_disk_bytes=vitals.free_disk_bytes,
         )
         try:
-            answer = HeartbeatAnswer.model_validate(await self._wire.call("heartbeat", request.to_doc()))
+            answer = HeartbeatAnswer.model_validate(await self._session.call("heartbeat", request.to_doc()))
         except Unanswered as error:
             log.warning("the heartbeat was not answered: %s", error)
             return
@@ -227,9 +233,9 @@ class Agent:
             if error.code in (ErrorCode.FENCED, ErrorCode.UNAUTHORIZED) and not self._over.done():
                 self._over.set_exception(FencedSession(error.message))
             return
-        self._wire.note_now(answer.now)
+        self._session.note_now(answer.now)
         for told in answer.terms:
-            self._holdings.heard_term(told, asked_at_s)
+            self._held.heard_term(told, asked_at_s)
 
     def _heard_control(self, message: Message) -> None:
         try:
@@ -241,11 +247,11 @@ class Agent:
             self.drain()
         elif control.job_id is not None and control.lease_epoch is not None:
             stop = StopOrder(kind=control.order, by_s=control.by_s or 0.0, reason=control.reason)
-            self._holdings.heard_stop(control.job_id, control.lease_epoch, stop)
+            self._held.heard_stop(control.job_id, control.lease_epoch, stop)
 
     def _transport_changed(self, _transport: Transport) -> None:
         """Work is asked for over the new transport at once, and the coordinators learn of it."""
-        self._asking.look_again()
+        self._claiming.look_again()
         self._beat_now.set()
 
 

@@ -58,7 +58,7 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-class Engine:
+class ProcessGroup:
     """The engine's process group and whatever came out of it."""
 
     def __init__(self, order: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ class Orders:
         return [json.loads(line) for line in lines]
 
 
-def watch(engine: Engine, orders: Orders, deadline_s: float) -> str:
+def watch(engine: ProcessGroup, orders: Orders, deadline_s: float) -> str:
     """Waits until the engine ends or must; gives the reason."""
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -161,7 +161,7 @@ def watch(engine: Engine, orders: Orders, deadline_s: float) -> str:
 
 def run(order: dict[str, Any], orders: Orders) -> dict[str, Any]:
     try:
-        engine = Engine(order)
+        engine = ProcessGroup(order)
     except OSError as error:
         return {"reason": "not_started", "rc": 127, "error": f"{order['argv'][0]}: {error.strerror}"}
     reason = watch(engine, orders, float(order["deadline"]))

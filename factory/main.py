@@ -23,12 +23,12 @@ from bus.none import NoBus
 from bus.port import Bus, BusError
 from bus.subjects import client_name, inbox_prefix, log_subject
 from factory.agent import Agent, AgentSettings, FencedSession
-from factory.assembly import assembled
 from factory.detect import detected_here
 from factory.engines.port import EngineAdapter
 from factory.engines.shell import ShellEngine
-from factory.holding import HoldingSettings
+from factory.held_terms import HeldTermsSettings
 from factory.identity import Identity
+from factory.life import assembled
 from factory.link.bus import BusLink
 from factory.link.failover import FailoverLink
 from factory.link.rest import RestLink
@@ -36,7 +36,7 @@ from factory.outbox import Outbox
 from factory.ports import Launch, Vitals
 from factory.process import EngineProcess, end_left_over_launchers
 from factory.prune import KEEP_S, Pruner
-from factory.wire import Wire
+from factory.session import Session
 from factory.workspace import Workspaces
 from runtime.clock import SystemClock
 from runtime.entropy import system_entropy
@@ -126,12 +126,12 @@ async def run(settings: Settings, edges: Edges | None = None) -> None:
         await bus.start()
         link = FailoverLink(edges.bus_link(bus, settings.factory_id, settings.rpc_timeout_s), rest)
         bus.on_change(link.bus_changed)
-        wire = Wire(settings.factory_id, link, clock, entropy, session_id)
+        session = Session(settings.factory_id, link, clock, entropy, session_id)
         workspaces = edges.trees(settings.data / "work", dict(settings.workspaces))
         kept = await workspaces.set_aside_left_over()
         if kept:
             log.warning("%d tree(s) of an earlier session are kept in quarantine", kept)
-        agent, pruner = _assembled(settings, wire, link, bus, rest, workspaces, edges.launch)
+        agent, pruner = _assembled(settings, session, link, bus, rest, workspaces, edges.launch)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError):  # Windows has no such handlers: Ctrl-C ends it at once
@@ -151,7 +151,7 @@ async def run(settings: Settings, edges: Edges | None = None) -> None:
 
 def _assembled(
     settings: Settings,
-    wire: Wire,
+    session: Session,
     link: FailoverLink,
     bus: Bus,
     rest: RestLink,
@@ -181,8 +181,8 @@ def _assembled(
     terms = settings.data / "terms"
     made = assembled(
         agent_settings,
-        HoldingSettings(terms, engines, settings.checkpoint_every_s, settings.idle_limit_s, launch),
-        wire=wire,
+        HeldTermsSettings(terms, engines, settings.checkpoint_every_s, settings.idle_limit_s, launch),
+        session=session,
         link=link,
         bus=bus,
         clock=SystemClock(),
@@ -191,7 +191,7 @@ def _assembled(
         send_log=send_log,
         long_poll_s=settings.long_poll_s,
     )
-    return made.agent, Pruner(terms, workspaces, made.holdings.is_live, SystemClock(), settings.keep_s)
+    return made.agent, Pruner(terms, workspaces, made.held.is_live, SystemClock(), settings.keep_s)
 
 
 def vitals_of(folder: Path) -> Vitals:

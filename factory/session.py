@@ -1,105 +1,86 @@
-"""The life of one held job, without I/O: what was heard goes in, what must become of the engine comes out.
-
-Two clocks run: alive (the trust window, kept by heartbeats) and progressing (the engine's output).
-"""
+"""What every message of a session carries, and calling until there is an answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+import asyncio
+import logging
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
-from factory.guard import TrustWindow
-from schemas.job import Outcome
-from schemas.messages import Grant, StopOrder
+from factory.link.port import Link, Unanswered
+from runtime.clock import Clock
+from runtime.entropy import Entropy
+from schemas.messages import Grant
 
+log = logging.getLogger(__name__)
 
-class EndReason(StrEnum):
-    """Why an engine is ended before it ends by itself."""
-
-    TRUST_LOST = "trust_lost"
-    CANCEL = "cancel"
-    PREEMPT = "preempt"
-    DRAIN = "drain"
-    TIMEOUT = "timeout"
-    STALLED = "stalled"
+RETRY_FIRST_S = 0.2
+RETRY_MAX_S = 5.0
 
 
-OUTCOME_OF: dict[EndReason, Outcome] = {
-    EndReason.TRUST_LOST: Outcome.RELEASED,
-    EndReason.CANCEL: Outcome.CANCELLED,
-    EndReason.PREEMPT: Outcome.PREEMPTED,
-    EndReason.DRAIN: Outcome.RELEASED,
-    EndReason.TIMEOUT: Outcome.TIMEOUT,
-    EndReason.STALLED: Outcome.STALLED,
-}
+class Answered(NamedTuple):
+    """`asked_at_s`: when the attempt that was answered began; an answer is trusted from then on, not from the first."""
+
+    doc: dict[str, Any]
+    asked_at_s: float
 
 
-@dataclass
-class TermSession:
-    """Times are seconds on the clock since boot. `idle_limit_s`: without output for so long, it is stalled."""
+class Session:
+    """One session's identity on the wire. `ask_no` rises with every ask, so that the coordinator can order them."""
 
-    grant: Grant
-    trust: TrustWindow
-    idle_limit_s: float
-    engine_since_s: float | None = None
-    progress_s: float | None = None
-    stop: StopOrder | None = None
-    stop_by_s: float | None = None
-    drain_by_s: float | None = None
-    fenced: bool = False
-    start_acknowledged: bool = False
-    checkpoint_number: int = 0
+    def __init__(
+        self, factory_id: str, link: Link, clock: Clock, entropy: Entropy, session_id: str | None = None
+    ) -> None:
+        self.factory_id = factory_id
+        self.session_id = session_id or entropy.token()
+        self.session_no = 0
+        self._ask_no = 0
+        self._link = link
+        self._clock = clock
+        self._entropy = entropy
+        self._offset = timedelta()
 
-    def __post_init__(self) -> None:
-        self.start_acknowledged = self.grant.started
+    def boot_s(self) -> float:
+        return self._clock.boot_s()
 
-    def engine_started(self, now_s: float) -> None:
-        """A program of the term begins. The wall time counts from the first, as all of them share it."""
-        if self.engine_since_s is None:
-            self.engine_since_s = now_s
-        self.progress_s = now_s
+    def now(self) -> datetime:
+        return self._clock.now()
 
-    def progressed(self, now_s: float) -> None:
-        self.progress_s = now_s
+    def coordinator_now(self) -> datetime:
+        """The coordinator's wall clock, as its last answer showed it."""
+        return self._clock.now() + self._offset
 
-    def heard_stop(self, stop: StopOrder, now_s: float) -> None:
-        """Cancel overrides preempt, never the reverse; a repeat of the same order never moves its deadline back."""
-        if self.stop is None or (self.stop.kind == "preempt" and stop.kind == "cancel"):
-            self.stop, self.stop_by_s = stop, now_s + stop.by_s
+    def note_now(self, coordinator_now: datetime) -> None:
+        self._offset = coordinator_now - self._clock.now()
 
-    def heard_fenced(self) -> None:
-        self.fenced = True
-        self.trust.end()
+    def request_id(self) -> str:
+        return self._entropy.token()
 
-    def drain(self, by_s: float) -> None:
-        """Let the engine finish until then."""
-        self.drain_by_s = by_s if self.drain_by_s is None else min(self.drain_by_s, by_s)
+    def ask(self) -> dict[str, Any]:
+        """The fields that every message of this session begins with."""
+        self._ask_no += 1
+        return {"factory_id": self.factory_id, "session_id": self.session_id, "ask_no": self._ask_no}
 
-    def must_end(self, now_s: float) -> EndReason | None:
-        """Why the engine must not run any longer; None while it may."""
-        if not self.trust.holds(now_s):
-            return EndReason.TRUST_LOST
-        if self.stop is not None:
-            return EndReason.CANCEL if self.stop.kind == "cancel" else EndReason.PREEMPT
-        if self.drain_by_s is not None and now_s >= self.drain_by_s:
-            return EndReason.DRAIN
-        if self.engine_since_s is not None and now_s >= self.engine_since_s + self.grant.timeout_s:
-            return EndReason.TIMEOUT
-        if self.progress_s is not None and now_s >= self.progress_s + self.idle_limit_s:
-            return EndReason.STALLED
-        return None
+    def of_term(self, grant: Grant) -> dict[str, Any]:
+        return {
+            **self.ask(),
+            "product_id": grant.product_id,
+            "job_id": grant.job_id,
+            "lease_epoch": grant.lease_epoch,
+        }
 
-    def next_look_s(self) -> float:
-        """When `must_end` could next give something new, if nothing is heard until then."""
-        times = [self.trust.until_s]
-        if self.drain_by_s is not None:
-            times.append(self.drain_by_s)
-        if self.engine_since_s is not None:
-            times.append(self.engine_since_s + self.grant.timeout_s)
-        if self.progress_s is not None:
-            times.append(self.progress_s + self.idle_limit_s)
-        return min(times)
+    async def call(self, op: str, message: dict[str, Any]) -> dict[str, Any]:
+        """Once. Raises Unanswered or FleetError."""
+        return await self._link.call(op, message)
 
-    def next_checkpoint(self) -> int:
-        self.checkpoint_number += 1
-        return self.checkpoint_number
+    async def insist(self, op: str, message: dict[str, Any]) -> Answered:
+        """Until it is answered. Raises FleetError for a refusal."""
+        wait_s = RETRY_FIRST_S
+        while True:
+            asked_at_s = self._clock.boot_s()
+            try:
+                return Answered(await self._link.call(op, message), asked_at_s)
+            except Unanswered as error:
+                log.warning("%s is not answered, trying again: %s", op, error)
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, RETRY_MAX_S)

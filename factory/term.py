@@ -17,10 +17,10 @@ from typing import Any
 from factory.credentials import helper_env
 from factory.engines.port import EngineAdapter, EngineRefusal
 from factory.git import GitError
-from factory.logs import SendChunk, TermLog
 from factory.ports import Launch, RunningEngine, Trees
 from factory.process import Ended, engine_env
-from factory.session import OUTCOME_OF, EndReason, TermSession
+from factory.term_log import SendChunk, TermLog
+from factory.term_state import OUTCOME_OF, EndReason, TermState
 from factory.workspace import Saved, WorkspaceError, Worktree
 from runtime.clock import Clock
 from schemas.job import Checkpoint, Outcome, Result, VerifyEvidence
@@ -55,14 +55,14 @@ class Tools:
     session_id: str
     checkpoint_every_s: float
     send_log: SendChunk
-    save_checkpoint: Callable[[TermSession, Saved], Awaitable[None]]
+    save_checkpoint: Callable[[TermState, Saved], Awaitable[None]]
 
 
 class Term:
     """Driven by `run`; `poke` makes it look at its session again (a stop, a renewal, a drain)."""
 
-    def __init__(self, session: TermSession, tools: Tools) -> None:
-        self.session = session
+    def __init__(self, state: TermState, tools: Tools) -> None:
+        self.state = state
         self._tools = tools
         self._poked = asyncio.Event()
         self._tree: Worktree | None = None
@@ -72,7 +72,7 @@ class Term:
 
     @property
     def grant(self) -> Grant:
-        return self.session.grant
+        return self.state.grant
 
     def poke(self) -> None:
         self._poked.set()
@@ -96,7 +96,7 @@ class Term:
         shutil.rmtree(self._tools.scratch, ignore_errors=True)
 
     async def _run(self) -> TermEnd:
-        reason = self.session.must_end(self._now())
+        reason = self.state.must_end(self._now())
         if reason is not None:  # it came too late, or is wanted back already: no tree is made for it
             return await self._ended_early(reason)
         try:
@@ -105,7 +105,7 @@ class Term:
             command = self._tools.adapter.command(self.grant, self._tools.scratch)
         except (WorkspaceError, EngineRefusal, OSError) as error:
             return self._failed(str(error))
-        reason = self.session.must_end(self._now())
+        reason = self.state.must_end(self._now())
         if reason is not None:
             return await self._ended_early(reason)
         ended, reason = await self._engine(command.argv, command.env, checkpoints=True)
@@ -155,7 +155,7 @@ class Term:
         """Runs one program to its end, or ends it; the reason is why it was ended, or was not even begun."""
         assert self._tree is not None
         assert self._log is not None
-        reason = self.session.must_end(self._now())
+        reason = self.state.must_end(self._now())
         if reason is not None:
             return Ended("not_started", -9), reason
         term_env = {
@@ -168,10 +168,10 @@ class Term:
             cwd=self._tree.work_dir,
             env=engine_env({**env, **term_env, **helper_env(self._tools.scratch)}),
             scratch=self._tools.scratch,
-            deadline_s=self.session.trust.until_s,
+            deadline_s=self.state.trust.until_s,
             on_output=self._heard,
         )
-        self.session.engine_started(self._now())
+        self.state.engine_started(self._now())
         waiting = asyncio.create_task(engine.wait())
         saver = asyncio.create_task(self._save_regularly()) if checkpoints else None
         try:
@@ -190,18 +190,18 @@ class Term:
         return ended, reason
 
     async def _watch(self, engine: RunningEngine, waiting: asyncio.Task[Ended]) -> EndReason | None:
-        deadline_s = self.session.trust.until_s
+        deadline_s = self.state.trust.until_s
         while True:
-            reason = self.session.must_end(self._now())
+            reason = self.state.must_end(self._now())
             if reason is not None:
                 engine.end(0 if reason is EndReason.TRUST_LOST else 2.0)
                 return reason
-            if self.session.trust.until_s != deadline_s:
-                deadline_s = self.session.trust.until_s
+            if self.state.trust.until_s != deadline_s:
+                deadline_s = self.state.trust.until_s
                 engine.move_deadline(deadline_s)
             self._poked.clear()
             poked = asyncio.create_task(self._poked.wait())
-            left_s = max(0.0, min(self.session.next_look_s() - self._now(), LOOK_S))
+            left_s = max(0.0, min(self.state.next_look_s() - self._now(), LOOK_S))
             await asyncio.wait({waiting, poked}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             poked.cancel()
             if waiting.done():
@@ -216,7 +216,7 @@ class Term:
                 log.warning("no checkpoint of %s: %s", self.grant.job_id, error)
                 continue
             if saved is not None and self._trusted():
-                await self._tools.save_checkpoint(self.session, saved)
+                await self._tools.save_checkpoint(self.state, saved)
 
     async def _save(self, message: str) -> Saved | None:
         """Pushes what is new in the tree; nothing once trust is lost."""
@@ -241,7 +241,7 @@ class Term:
             ref=saved.ref,
             commit=saved.commit,
             at=self._tools.clock.now(),
-            number=self.session.next_checkpoint(),
+            number=self.state.next_checkpoint(),
             local=self._tools.factory_id if saved.local else None,
         )
 
@@ -265,14 +265,14 @@ class Term:
 
     def _heard(self, data: bytes) -> None:
         assert self._log is not None
-        self.session.progressed(self._now())
+        self.state.progressed(self._now())
         self._log.take(data)
 
     def _tail(self) -> str:
         return self._log.tail() if self._log is not None else ""
 
     def _trusted(self) -> bool:
-        return self.session.trust.holds(self._now())
+        return self.state.trust.holds(self._now())
 
     def _now(self) -> float:
         return self._tools.clock.boot_s()

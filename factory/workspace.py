@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory import snapshot
+from factory import tree_snapshot
 from factory.git import GitError, git
-from factory.snapshot import Snapshot, git_in
+from factory.tree_snapshot import TreeSnapshot, git_in
 from runtime.queues import KeyedQueues
 from schemas.job import Checkpoint
 from schemas.messages import Grant
@@ -133,7 +133,7 @@ class Workspaces:
             return True
         if not await self.is_saved(tree):
             return False
-        if more := await snapshot.only_here(tree.path, tree.embedded):
+        if more := await tree_snapshot.only_here(tree.path, tree.embedded):
             log.warning("%s: not all of the history of %s is pushed", tree.job_id, ", ".join(more))
             return False
         if tree.remote is None:
@@ -165,7 +165,7 @@ class Workspaces:
             if content != await git(self._own, "rev-parse", f"{saved}^{{tree}}"):
                 return False
             await git(self._own, "merge-base", "--is-ancestor", head, saved)
-            return not await snapshot.only_here(tree.path, embedded)
+            return not await tree_snapshot.only_here(tree.path, embedded)
         except GitError as error:
             log.info("%s: %s", tree.path, error)
             return False
@@ -302,13 +302,13 @@ class Workspaces:
         shutil.rmtree(path)
         raise WorkspaceError(f"the checkpoint {checkpoint.commit[:12]} is not on this machine any more")
 
-    async def _snapshot(self, tree: Worktree, message: str) -> Snapshot:
+    async def _snapshot(self, tree: Worktree, message: str) -> TreeSnapshot:
         """With a new index each time: a git that was killed leaves the lock of its index behind. Raises GitError."""
         tmp = self._root / "tmp"
         try:
             tmp.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(dir=tmp, ignore_cleanup_errors=True) as folder:
-                made = await snapshot.taken(tree.path, message, Path(folder))
+                made = await tree_snapshot.taken(tree.path, message, Path(folder))
         except OSError as error:
             raise GitError(f"no snapshot: {error}") from error
         if made.embedded != tree.embedded:

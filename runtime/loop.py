@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 RunOnce = Callable[[datetime], Awaitable[Any]]
 
 
-async def ended(task: asyncio.Task[Any]) -> None:
+async def cancel(task: asyncio.Task[Any]) -> None:
     """Cancels a task and returns when it is over. Whoever is cancelled while waiting here is told so."""
     task.cancel()
     await asyncio.wait({task})
@@ -51,7 +51,7 @@ class Service:
 
     async def stop(self) -> None:
         if self._task is not None:
-            await ended(self._task)
+            await cancel(self._task)
             self._task = None
 
     async def _run(self) -> None:

@@ -24,7 +24,7 @@ ShortText = Annotated[str, Field(max_length=200)]
 LongText = Annotated[str, Field(max_length=SUMMARY_LENGTH_MAX)]
 
 
-class Message(Schema):
+class WireMessage(Schema):
     v: Literal[1] = 1
 
 
@@ -51,7 +51,7 @@ class TermRef(Schema):
     lease_epoch: Annotated[int, Field(ge=1, le=2**53)]
 
 
-class FromFactory(Message):
+class FromFactory(WireMessage):
     factory_id: Name
     session_id: SessionId = "rest"
     ask_no: Count = 0
@@ -74,7 +74,7 @@ class HelloRequest(FromFactory):
     free_disk_bytes: Count | None = None
 
 
-class HelloAnswer(Message):
+class HelloAnswer(WireMessage):
     """`opened` false: nothing was opened, `sessionNo` is the number to say hello with."""
 
     opened: bool = True
@@ -125,7 +125,7 @@ class Grant(TermRef):
     term: TermTimes
 
 
-class ClaimAnswer(Message):
+class ClaimAnswer(WireMessage):
     grants: tuple[Grant, ...] = ()
     reason: str | None = None  # why there is nothing
 
@@ -138,7 +138,7 @@ class RenewRequest(FromHolder):
     pass
 
 
-class TermAnswer(Message):
+class TermAnswer(WireMessage):
     """The answer to start, renew and checkpoint."""
 
     stage: str
@@ -153,7 +153,7 @@ class CheckpointRequest(FromHolder):
     local: bool = False
 
 
-class LogChunk(Message, TermRef):
+class LogChunk(WireMessage, TermRef):
     """Output of one term: `offset` in bytes from its beginning, over bus and REST alike."""
 
     session_id: SessionId = "rest"
@@ -181,14 +181,14 @@ class ReleaseRequest(FromHolder):
     checkpoint: Checkpoint | None = None
 
 
-class EndAnswer(Message):
+class EndAnswer(WireMessage):
     """How a report or release was taken; `repeated` when it was known already."""
 
     stage: str
     repeated: bool = False
 
 
-class ReportAnswer(Message):
+class ReportAnswer(WireMessage):
     """Two commits, two independent answers: each is an answer or an error document."""
 
     report: EndAnswer | None = None
@@ -223,13 +223,13 @@ class HeldTerm(TermRef):
     term: TermTimes | None = None
 
 
-class HeartbeatAnswer(Message):
+class HeartbeatAnswer(WireMessage):
     terms: tuple[HeldTerm, ...] = ()
     heartbeat_every_s: float
     now: Timestamp
 
 
-class Offer(Message):
+class Offer(WireMessage):
     """A hint that a job can be claimed. It carries no authority."""
 
     product_id: str
@@ -246,7 +246,7 @@ class Offer(Message):
     now: Timestamp
 
 
-class Control(Message):
+class Control(WireMessage):
     """An order to one factory. `drain` names no term."""
 
     order: Literal["cancel", "preempt", "drain"]
@@ -257,7 +257,7 @@ class Control(Message):
     reason: str | None = None
 
 
-class RosterNote(Message):
+class RosterNote(WireMessage):
     """A heartbeat as one coordinator heard it, for the others."""
 
     factory: dict[str, Any]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chaos.checkers.view import ENDS, FENCED, HOLDERS_EVENTS, Ask, Term, View, view_of
+from chaos.checkers.view import ENDS, FENCED, HOLDERS_EVENTS, Ask, SeenTerm, View, view_of
 from chaos.history import Doc, History, Violation
 from schemas.ids import lease_id
 
@@ -29,7 +29,7 @@ def check(history: History) -> Iterator[Violation]:
 
 
 def _within_terms(view: View, events: list[Doc]) -> Iterator[Violation]:
-    held: Term | None = None
+    held: SeenTerm | None = None
     for event in events:
         kind = event["type"]
         if kind == "claimed":
@@ -43,7 +43,7 @@ def _within_terms(view: View, events: list[Doc]) -> Iterator[Violation]:
                 held = None
 
 
-def _not_the_holders(event: Doc, held: Term | None) -> str | None:
+def _not_the_holders(event: Doc, held: SeenTerm | None) -> str | None:
     if held is None:
         return "nobody held the job"
     if event["leaseEpoch"] != held.epoch:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
-from chaos.checkers.early import DRIFT, recovered_early
+from chaos.checkers.early_recovery import DRIFT, recovered_early
 from chaos.checkers.view import View, in_order, view_of
 from chaos.history import History, Record, Violation
 

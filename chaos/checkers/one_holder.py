@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chaos.checkers.view import ENDS, Ask, Session, Term, TermKey, View, view_of
+from chaos.checkers.view import ENDS, Ask, SeenTerm, Session, TermKey, View, view_of
 from chaos.history import History, Violation
 
 NAME = "one_holder"
@@ -47,7 +47,7 @@ def _acknowledged(view: View) -> Iterator[tuple[TermKey, Ask]]:
 
 def _one_at_a_time(view: View) -> Iterator[Violation]:
     for job_id, events in view.events.items():
-        held: Term | None = None
+        held: SeenTerm | None = None
         for event in events:
             if event["type"] == "claimed":
                 term = view.terms[job_id, event["leaseEpoch"]]

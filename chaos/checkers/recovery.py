@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-from chaos.checkers.view import Ask, Session, Term, TermKey, View, view_of
+from chaos.checkers.view import Ask, SeenTerm, Session, TermKey, View, view_of
 from chaos.history import Doc, History, Record, Violation
 
 NAME = "recovery"
@@ -56,14 +56,14 @@ def _terms_of_the_gone(view: View, session: Session, gone: list[tuple[Record, fl
                 break
 
 
-def _open(view: View, term: Term) -> tuple[float, float] | None:
+def _open(view: View, term: SeenTerm) -> tuple[float, float] | None:
     span = view.span_of(term)
     if span is None and term.end is None and term.key in view.told_of:
         return min(told.at for told in view.told_of[term.key]), inf
     return span
 
 
-def _last_heard(view: View, term: Term, session: Session, gone_at: float, back: float) -> float:
+def _last_heard(view: View, term: SeenTerm, session: Session, gone_at: float, back: float) -> float:
     """Late repeats of what the holder had said keep its term alive, since nobody can tell them from the holder."""
     repeats = (
         ask.end.at

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator
 
-from chaos.checkers.view import Ask, Session, Term, View, view_of
+from chaos.checkers.view import Ask, SeenTerm, Session, View, view_of
 from chaos.history import History, Record, Violation
 from schemas.errors import ErrorCode
 
@@ -72,7 +72,7 @@ Request = tuple[Session, str]
 
 
 def _claims(view: View) -> Iterator[Violation]:
-    terms: dict[Request, list[tuple[float, float, Term]]] = defaultdict(list)
+    terms: dict[Request, list[tuple[float, float, SeenTerm]]] = defaultdict(list)
     for term in view.terms.values():
         span = view.span_of(term)
         if span is not None:
@@ -89,7 +89,7 @@ def _claims(view: View) -> Iterator[Violation]:
 
 
 def _answered_with_the_open(
-    view: View, ask: Ask, request_id: str, terms: list[tuple[float, float, Term]]
+    view: View, ask: Ask, request_id: str, terms: list[tuple[float, float, SeenTerm]]
 ) -> Iterator[Violation]:
     assert ask.end is not None
     told = _told_of(ask)
@@ -118,13 +118,13 @@ def _told_of(ask: Ask) -> set[tuple[str, int]] | None:
     return {(grant["jobId"], grant["leaseEpoch"]) for grant in (answer or {}).get("grants") or ()}
 
 
-def _serves(view: View, ask: Ask, term: Term) -> bool:
+def _serves(view: View, ask: Ask, term: SeenTerm) -> bool:
     """Whether its factory served the term's product all the time: what is held elsewhere is not looked at."""
     return all(term.product_id in record.data["products"] for record in view.enrolments.get(ask.session[0], ()))
 
 
 def _added(
-    view: View, session: Session, request_id: str, terms: list[tuple[float, float, Term]]
+    view: View, session: Session, request_id: str, terms: list[tuple[float, float, SeenTerm]]
 ) -> Iterator[Violation]:
     for place, (begun, _, later) in enumerate(terms):
         for earlier_begun, earlier_over, earlier in terms[:place]:

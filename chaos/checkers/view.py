@@ -104,7 +104,7 @@ class Told(NamedTuple):
 
 
 @dataclass(slots=True)
-class Term:
+class SeenTerm:
     """From its claimed event to its end; `end` None: it was open when the run was over."""
 
     job_id: str
@@ -193,8 +193,8 @@ class View:
         self.jobs: dict[str, Doc] = {}
         self.ledgers: dict[str, Doc] = {}
         self.events: dict[str, list[Doc]] = {}
-        self.terms: dict[TermKey, Term] = {}
-        self.terms_of: dict[str, list[Term]] = defaultdict(list)
+        self.terms: dict[TermKey, SeenTerm] = {}
+        self.terms_of: dict[str, list[SeenTerm]] = defaultdict(list)
         self.leases: dict[str, Doc] = {doc["id"]: doc for doc in history.documents.get("fleet_leases", ())}
         self._by_op: dict[tuple[str, str], list[Doc]] = defaultdict(list)
         self._read_documents()
@@ -302,8 +302,8 @@ class View:
         return found
 
     @cached_property
-    def terms_by_factory(self) -> dict[str, list[Term]]:
-        found: dict[str, list[Term]] = defaultdict(list)
+    def terms_by_factory(self) -> dict[str, list[SeenTerm]]:
+        found: dict[str, list[SeenTerm]] = defaultdict(list)
         for term in self.terms.values():
             found[term.session[0]].append(term)
         return found
@@ -335,8 +335,8 @@ class View:
         return found
 
     @cached_property
-    def terms_by_session(self) -> dict[Session, list[Term]]:
-        found: dict[Session, list[Term]] = defaultdict(list)
+    def terms_by_session(self) -> dict[Session, list[SeenTerm]]:
+        found: dict[Session, list[SeenTerm]] = defaultdict(list)
         for term in self.terms.values():
             found[term.session].append(term)
         return found
@@ -369,7 +369,7 @@ class View:
         self._by_op[job_id, event["opId"]].append(event)
         if event["type"] == "claimed":
             if key not in self.terms:
-                self.terms[key] = Term(job_id, event["leaseEpoch"], event["productId"], event)
+                self.terms[key] = SeenTerm(job_id, event["leaseEpoch"], event["productId"], event)
                 self.terms_of[job_id].append(self.terms[key])
         elif event["type"] in ENDS:
             term = self.terms.get(key)
@@ -406,7 +406,7 @@ class View:
         term = self.terms.get((grant["jobId"], grant["leaseEpoch"]))
         return self.seen_event(term.claimed) if term is not None else None
 
-    def span_of(self, term: Term) -> Span | None:
+    def span_of(self, term: SeenTerm) -> Span | None:
         """When the term was open; None where that was not seen."""
         begun, ended = self.seen_event(term.claimed), self.seen_event(term.end)
         if begun is None or (term.end is not None and ended is None):

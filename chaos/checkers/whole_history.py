@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from chaos.checkers.view import Term, TermKey, View, view_of
+from chaos.checkers.view import SeenTerm, TermKey, View, view_of
 from chaos.history import Doc, History, Violation
 from schemas.ids import event_id, lease_id, run_id
 from schemas.job import CHARGED
@@ -103,7 +103,7 @@ def _runs(view: View, on_their_way: set[TermKey]) -> Iterator[Violation]:
             yield Violation(NAME, f"term {key[1]} of {key[0]} {wrong}", view.shown(term.claimed))
 
 
-def _run_wrong(term: Term, run: Doc | None) -> str | None:
+def _run_wrong(term: SeenTerm, run: Doc | None) -> str | None:
     if run is None:
         return "has no run"
     if (run["factoryId"], run["sessionId"]) != term.session:

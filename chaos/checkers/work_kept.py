@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from chaos.checkers.early import DRIFT, recovered_early
+from chaos.checkers.early_recovery import DRIFT, recovered_early
 from chaos.checkers.view import Ask, Told, View, view_of
 from chaos.history import Doc, History, Record, Violation
 

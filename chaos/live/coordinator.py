@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 
 from chaos.live.recorder import Recorder
-from coordinator.enrolments import read_enrolments
+from coordinator.enrolment_file import read_enrolments
 from coordinator.main import Settings, serve
 from coordinator.store.port import EVENTS, JOBS, Derived, Guarded, Written
 from coordinator.store.sqlite import SqliteStore
@@ -23,7 +23,7 @@ from runtime.settings import Timers
 
 
 @dataclass(frozen=True)
-class Spec:
+class CoordinatorSpec:
     data: str
     listen: str
     bus_url: str
@@ -59,7 +59,7 @@ class SeenSqliteStore(SqliteStore):
 
 
 def main() -> None:
-    spec = Spec(**orjson.loads(Path(sys.argv[1]).read_bytes()))
+    spec = CoordinatorSpec(**orjson.loads(Path(sys.argv[1]).read_bytes()))
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     settings = Settings(
         data=Path(spec.data),

@@ -35,7 +35,7 @@ class CosmosServerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Fault:
+class HttpFault:
     """Trouble for the next `count` requests whose "METHOD url" the regular expression `match` is found in, each of
     which meets it with the probability `chance`.
 
@@ -133,7 +133,7 @@ class CosmosServer:
     ) -> None:
         await asyncio.to_thread(self.stop)
 
-    async def fault(self, faults: Sequence[Fault]) -> None:
+    async def fault(self, faults: Sequence[HttpFault]) -> None:
         """Replaces the faults to come; an empty list ends all trouble."""
         await self._ask("POST", "/__faults", [asdict(fault) for fault in faults])
 

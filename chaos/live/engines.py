@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection
 
 from chaos.live.proxy import HOST
-from chaos.scribe import Note
+from chaos.recording import Note
 
 HELLO_FIELDS = 6
 

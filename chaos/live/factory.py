@@ -20,7 +20,7 @@ import orjson
 
 from bus.port import Bus
 from chaos.live.recorder import Recorder
-from chaos.scribe import Message, Note, NotedBusLink, Scribe
+from chaos.recording import AskRecorder, Message, Note, NotedBusLink
 from factory.agent import FencedSession
 from factory.git import GitError, git
 from factory.link.rest import RestLink
@@ -33,7 +33,7 @@ from schemas.messages import Grant
 
 
 @dataclass(frozen=True)
-class Spec:
+class FactorySpec:
     """One factory and where its part of the history goes. `life`: unique among all processes of the run."""
 
     factory_id: str
@@ -74,13 +74,13 @@ class Spec:
 
 
 class NotedRestLink(RestLink):
-    def __init__(self, url: str, token: str, timeout_s: float, who: str, scribe: Scribe) -> None:
+    def __init__(self, url: str, token: str, timeout_s: float, who: str, ask_recorder: AskRecorder) -> None:
         super().__init__(url, token, timeout_s)
         self._who = who
-        self._scribe = scribe
+        self._ask_recorder = ask_recorder
 
     async def call(self, op: str, message: Message) -> Message:
-        return await self._scribe.noted(
+        return await self._ask_recorder.noted(
             self._who, op, "rest", message, lambda: super(NotedRestLink, self).call(op, message)
         )
 
@@ -88,7 +88,7 @@ class NotedRestLink(RestLink):
 class NotedTrees(Workspaces):
     """Looks at a tree and its remote with git itself, not by what the factory believes of them."""
 
-    def __init__(self, root: Path, workspace_map: Mapping[str, Path], spec: Spec, note: Note) -> None:
+    def __init__(self, root: Path, workspace_map: Mapping[str, Path], spec: FactorySpec, note: Note) -> None:
         super().__init__(root, workspace_map)
         self._spec = spec
         self._note_it = note
@@ -166,8 +166,8 @@ async def _ref_of(tree: Worktree) -> str:
     return found.split()[0] if found else tree.base
 
 
-def edges_of(spec: Spec, note: Note) -> Edges:
-    scribe = Scribe(note, prefix=f"{spec.factory_id}/{spec.life}/")
+def edges_of(spec: FactorySpec, note: Note) -> Edges:
+    ask_recorder = AskRecorder(note, prefix=f"{spec.factory_id}/{spec.life}/")
     session = {"CHAOS_LIFE": str(spec.life), "CHAOS_FACTORY": spec.factory_id}
 
     def bus(settings: Settings, session_id: str) -> Bus:
@@ -194,20 +194,20 @@ def edges_of(spec: Spec, note: Note) -> Edges:
 
     return Edges(
         bus=bus,
-        bus_link=partial(NotedBusLink, scribe=scribe),
-        rest_link=partial(NotedRestLink, who=spec.who, scribe=scribe),
+        bus_link=partial(NotedBusLink, ask_recorder=ask_recorder),
+        rest_link=partial(NotedRestLink, who=spec.who, ask_recorder=ask_recorder),
         trees=partial(NotedTrees, spec=spec, note=note),
         launch=launch,
     )
 
 
-async def live(specs: list[Spec]) -> None:
+async def live(specs: list[FactorySpec]) -> None:
     recorder = Recorder(Path(specs[0].record), specs[0].began_s)
     await asyncio.gather(*(run(spec.settings(), edges_of(spec, recorder.note)) for spec in specs))
 
 
 def main() -> None:
-    specs = [Spec(**one) for one in orjson.loads(Path(sys.argv[1]).read_bytes())]
+    specs = [FactorySpec(**one) for one in orjson.loads(Path(sys.argv[1]).read_bytes())]
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

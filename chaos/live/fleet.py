@@ -26,12 +26,12 @@ from chaos.live import coordinator as seen_coordinator
 from chaos.live.cosmos_server import CosmosServer
 from chaos.live.documents import documents_of
 from chaos.live.engines import EngineWatch
-from chaos.live.factory import NotedRestLink, Spec
-from chaos.live.processes import READY_WITHIN_S, LiveError, Machine, Node
+from chaos.live.factory import FactorySpec, NotedRestLink
+from chaos.live.processes import READY_WITHIN_S, LiveCoordinator, LiveError, LiveMachine
 from chaos.live.proxy import TcpProxy
 from chaos.live.recorder import Recorder, gathered
+from chaos.recording import AskRecorder, told_timers
 from chaos.rest_client import Pace, RestClient
-from chaos.scribe import Scribe, told_timers
 from coordinator.store.cosmos import CosmosStore
 from coordinator.store.sqlite import SqliteStore
 from deploy.local.fleet import Child
@@ -86,13 +86,13 @@ class LiveFleet:
         self.enrolments = self.secrets.write_enrolments()
         self.broker = NatsServer(folder / "nats", self.secrets.broker_config(), die_with_parent=True)
         self.cosmos = CosmosServer(events=folder / "commits")
-        self.nodes = [Node(self, number) for number in range(1, shape.coordinators + 1)]
+        self.nodes = [LiveCoordinator(self, number) for number in range(1, shape.coordinators + 1)]
         self.balancer = TcpProxy([node.port for node in self.nodes])
         self.machines = {
-            f"f{number}": Machine(self, self.members[f"f{number}"])
+            f"f{number}": LiveMachine(self, self.members[f"f{number}"])
             for number in range(1, shape.factories + shape.standby + 1)
         }
-        self.twins: list[Machine] = []
+        self.twins: list[LiveMachine] = []
         self.engines = EngineWatch(self.note, PRODUCT)
         self.links: list[TcpProxy] = [self.balancer]
         self.ear = NatsBus(
@@ -112,11 +112,11 @@ class LiveFleet:
     def now_s(self) -> float:
         return self.recorder.now_s()
 
-    def running(self) -> list[Machine]:
+    def running(self) -> list[LiveMachine]:
         """Factories that are up and not stopped."""
         return [machine for machine in self.machines.values() if machine.up and not machine.stopped]
 
-    def holders(self, jobs: Collection[str] | None = None) -> list[Machine]:
+    def holders(self, jobs: Collection[str] | None = None) -> list[LiveMachine]:
         """Those of them in which an engine runs, of these jobs or of any."""
         holders = self.engines.holders(jobs)
         return [machine for machine in self.running() if machine.id in holders]
@@ -215,9 +215,9 @@ class LiveFleet:
             history.records = [record for record in history.records if record.at <= over]
         return history
 
-    def twin_of(self, machine: Machine) -> Machine:
+    def twin_of(self, machine: LiveMachine) -> LiveMachine:
         """A second machine with the same identity, not started."""
-        twin = Machine(self, machine.member, where="-twin")
+        twin = LiveMachine(self, machine.member, where="-twin")
         twin.bus_link, twin.rest_link = machine.bus_link, machine.rest_link
         self.twins.append(twin)
         return twin
@@ -279,7 +279,7 @@ class LiveFleet:
             name,
             self.members[name].capabilities,
             link=NotedRestLink(
-                self.url, token, REST_TIMEOUT_S, f"factory:{name}", Scribe(self.note, prefix=f"{name}/{life}/")
+                self.url, token, REST_TIMEOUT_S, f"factory:{name}", AskRecorder(self.note, prefix=f"{name}/{life}/")
             ),
             clock=SystemClock(),
             note=self.note,
@@ -292,17 +292,17 @@ class LiveFleet:
         names = sorted(name for name in self.members if name.startswith("h"))
         for group in (names[::2], names[1::2]):  # one process for each core
             if group:
-                machines = [Machine(self, self.members[name]) for name in group]
+                machines = [LiveMachine(self, self.members[name]) for name in group]
                 for machine in machines:
                     machine.life = self.next_life()
                 self.hive.append(self.factory_child(machines, f"hive-{group[0]}"))
                 self.hive[-1].start()
 
-    def coordinator_child(self, node: Node) -> Child:
+    def coordinator_child(self, node: LiveCoordinator) -> Child:
         log = self.folder / "log" / f"{node.id}.log"
         bus_port = node.bus_link.port if node.bus_link else self.broker.port
         if self.shape.store == "sqlite":
-            spec = seen_coordinator.Spec(
+            spec = seen_coordinator.CoordinatorSpec(
                 data=str(self.folder / "store"),
                 listen=f"{HOST}:{node.port}",
                 bus_url=f"nats://{HOST}:{bus_port}",
@@ -328,9 +328,9 @@ class LiveFleet:
         env = {"COSMOS_ENDPOINT": endpoint, "COSMOS_KEY": self.cosmos.key, "COSMOS_DATABASE": DATABASE}
         return Child(node.id, argv, log, env)
 
-    def factory_child(self, machines: list[Machine], name: str, *, takeover: bool = False) -> Child:
+    def factory_child(self, machines: list[LiveMachine], name: str, *, takeover: bool = False) -> Child:
         specs = [
-            Spec(
+            FactorySpec(
                 factory_id=machine.id,
                 life=machine.life,
                 data=str(self.folder / "factories" / f"{machine.id}{machine.where}"),

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from chaos.live.factory import NotedRestLink
 from chaos.live.fleet import HERD_CAPABILITY, PRODUCT
 from chaos.live.proxy import HOST
-from chaos.live.stage import Stage
-from chaos.scribe import Message, Scribe
+from chaos.live.run import LiveRun
+from chaos.recording import AskRecorder, Message
 from factory.link.port import Unanswered
 from schemas.errors import FleetError
 
@@ -26,7 +26,7 @@ class _Claimed(NamedTuple):
     grant: Message | None = None
 
 
-async def claims_at_once(stage: Stage) -> None:
+async def claims_at_once(stage: LiveRun) -> None:
     """Each of the herd claims the same job by its id, which nobody else has the capability for."""
     fleet = stage.fleet
     job_id = await stage.work.hands_in(stage.work.quick(capabilities=f"[{HERD_CAPABILITY}]"))
@@ -34,7 +34,7 @@ async def claims_at_once(stage: Stage) -> None:
     for name in (name for name in fleet.members if name.startswith("q")):
         token = fleet.secrets.token_file(name).read_text().strip()
         url = f"http://{HOST}:{fleet.nodes[len(links) % len(fleet.nodes)].port}"
-        links[name] = NotedRestLink(url, token, TIMEOUT_S, f"factory:{name}", Scribe(fleet.note, f"{name}/"))
+        links[name] = NotedRestLink(url, token, TIMEOUT_S, f"factory:{name}", AskRecorder(fleet.note, f"{name}/"))
     await asyncio.sleep(2.0)
     await fleet.cosmos.requests()
     began_s = time.monotonic()

@@ -19,8 +19,8 @@ from bus.server import BrokerError
 from chaos.live.cosmos_server import CosmosServerError
 from chaos.live.processes import LiveError
 from chaos.live.report import Judged, judged, tabled, told
+from chaos.live.run import Played, Scenario, played
 from chaos.live.scenarios import SCENARIOS
-from chaos.live.stage import Played, Scenario, played
 
 KEPT = Path(".chaos")
 ALL = "all"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
+from chaos.finished import is_finished
 from chaos.history import Doc, History, Record
-from chaos.spread import Spread
-from chaos.stages import is_over
+from chaos.percentiles import Percentiles
 
 KILLED_TO_START = "holder killed to next start"
 KILLED_TO_START_REST = "holder killed to next start, no broker"
@@ -48,7 +48,7 @@ class Measured:
     finished: int
     lost: int
     faults: Counter[str]
-    recoveries: list[Spread]
+    recoveries: list[Percentiles]
     whole: Cost
     steady: Cost | None
 
@@ -90,7 +90,7 @@ def measured(history: History) -> Measured:
     steady = [(begun.at, over) for begun, over in spans if begun.kind == "phase" and begun.data["name"] == "steady"]
     jobs = {doc["id"]: doc for doc in history.documents.get("fleet_jobs", ()) if "stage" in doc}
     acknowledged = {end.data["answer"]["jobId"] for ask, end in asks.answered if ask.data["op"] == "submit"}
-    unfinished = [job_id for job_id in acknowledged if job_id not in jobs or not is_over(jobs[job_id])]
+    unfinished = [job_id for job_id in acknowledged if job_id not in jobs or not is_finished(jobs[job_id])]
     return Measured(
         jobs=len(acknowledged),
         finished=len(acknowledged) - len(unfinished),
@@ -136,7 +136,7 @@ def _cost(history: History, asks: _Asks, span: tuple[float, float]) -> Cost:
     )
 
 
-def _recoveries(history: History, asks: _Asks, spans: list[tuple[Record, float]]) -> list[Spread]:
+def _recoveries(history: History, asks: _Asks, spans: list[tuple[Record, float]]) -> list[Percentiles]:
     times: dict[str, list[float]] = defaultdict(list)
     outages = [(begun, over) for begun, over in spans if begun.data["name"] == "bus-outage"]
     for gone_at, how, start_at in _next_starts(history):
@@ -156,7 +156,7 @@ def _recoveries(history: History, asks: _Asks, spans: list[tuple[Record, float]]
             claimed = asks.first_after(record.at, lambda ask, answer: bool(_granted(ask, answer)))
             if claimed is not None and not any(record.at <= at <= claimed for at in store_trouble):
                 times[COORDINATOR_TO_CLAIM].append(claimed - record.at)
-    return [Spread.of(name, seconds) for name, seconds in times.items()]
+    return [Percentiles.of(name, seconds) for name, seconds in times.items()]
 
 
 def _is_rest_claim(ask: Record) -> bool:

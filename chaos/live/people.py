@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from chaos.live.engines import EngineWatch
-from chaos.scribe import Message, Note, Scribe
+from chaos.recording import AskRecorder, Message, Note
 from factory.link.port import Unanswered
 from schemas.errors import ERRORS, ErrorCode, FleetError
 from schemas.manifest import parse_manifest
@@ -25,7 +25,7 @@ class LiveOperator:
     def __init__(self, url: str, headers: dict[str, str], product_id: str, note: Note) -> None:
         self.acknowledged: dict[str, str] = {}  # job by key
         self._product_id = product_id
-        self._scribe = Scribe(note, prefix="operator/")
+        self._ask_recorder = AskRecorder(note, prefix="operator/")
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
     async def close(self) -> None:
@@ -57,7 +57,7 @@ class LiveOperator:
     async def _insists(self, op: str, message: Message, call: Callable[[], Awaitable[Message]]) -> Message:
         while True:
             try:
-                return await self._scribe.noted(WHO, op, "rest", message, call)
+                return await self._ask_recorder.noted(WHO, op, "rest", message, call)
             except Unanswered:
                 await asyncio.sleep(AGAIN_S)
 

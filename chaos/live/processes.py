@@ -12,7 +12,7 @@ import httpx
 
 from bus.server import HOST, free_port
 from chaos.live.proxy import TcpProxy
-from chaos.scribe import Note
+from chaos.recording import Note
 from deploy.local.fleet import Child
 from deploy.local.secrets import Member
 from factory.main import EXIT_FENCED
@@ -25,22 +25,22 @@ class LiveError(Exception):
     """Why a run could not be brought about, in a sentence."""
 
 
-class Ground(Protocol):
+class ProcessHost(Protocol):
     """What processes stand on. `next_life`: a number that no other process of the run has."""
 
     note: Note
 
     def next_life(self) -> int: ...
 
-    def coordinator_child(self, node: Node) -> Child: ...
+    def coordinator_child(self, node: LiveCoordinator) -> Child: ...
 
-    def factory_child(self, machines: list[Machine], name: str, *, takeover: bool = False) -> Child: ...
+    def factory_child(self, machines: list[LiveMachine], name: str, *, takeover: bool = False) -> Child: ...
 
 
-class Node:
+class LiveCoordinator:
     """One coordinator through its lives. `max_pages`: of SQLite, how many it may fill from its next start on."""
 
-    def __init__(self, ground: Ground, number: int) -> None:
+    def __init__(self, ground: ProcessHost, number: int) -> None:
         self.id = f"c{number}"
         self.port = free_port()
         self.bus_link: TcpProxy | None = None
@@ -112,10 +112,10 @@ class Node:
             await asyncio.to_thread(self._child.wait, 10.0)
 
 
-class Machine:
+class LiveMachine:
     """One factory's machine and its processes, one after the other. `where`: another machine with the same identity."""
 
-    def __init__(self, ground: Ground, member: Member, where: str = "") -> None:
+    def __init__(self, ground: ProcessHost, member: Member, where: str = "") -> None:
         self.member = member
         self.where = where
         self.bus_link: TcpProxy | None = None

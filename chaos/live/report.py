@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.table import Table
 
-from chaos.checkers.every import violations
+from chaos.checkers.registry import violations
 from chaos.history import Violation
 from chaos.live import measures
 from chaos.live.measures import Measured, measured
-from chaos.live.stage import Played
-from chaos.spread import Spread
+from chaos.live.run import Played
+from chaos.percentiles import Percentiles
 
 DOUBLE = frozenset({"one_holder", "rising_terms", "one_engine"})
 OFFERS_MAX, CONFLICTS_MAX = 1.2, 0.1
@@ -95,7 +95,7 @@ def told(one: Judged) -> Iterator[str]:
     yield f"    verdict: {one.verdict}; history: {one.history_file}"
 
 
-def _times(spread: Spread) -> str:
+def _times(spread: Percentiles) -> str:
     return f"p50 {spread.p50:.2f}, p99 {spread.p99:.2f}, max {spread.max:.2f} s"
 
 

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable
 
 from bus.port import BusError
 from bus.subjects import EVENT_STREAM
-from chaos.live.cosmos_server import Fault
+from chaos.live.cosmos_server import HttpFault
 from chaos.live.fleet import LiveFleet, Shape
 from chaos.live.herd import claims_at_once
-from chaos.live.processes import Machine
-from chaos.live.stage import Scenario, Stage
+from chaos.live.processes import LiveMachine
+from chaos.live.run import LiveRun, Scenario
 
 OUTAGE_S = 5.0
 STEADY_S = 12.0
@@ -23,7 +23,7 @@ PAGE_BYTES = 4096
 ROOM_BYTES = 256 * 1024  # enough for logs and the history, and less than the database has
 
 
-async def _with_flow(stage: Stage, trouble: Callable[[], Awaitable[None]]) -> None:
+async def _with_flow(stage: LiveRun, trouble: Callable[[], Awaitable[None]]) -> None:
     """Jobs are handed in for as long as the trouble lasts."""
     flow = asyncio.create_task(stage.work.flows(10_000, RATE_S))
     try:
@@ -33,7 +33,7 @@ async def _with_flow(stage: Stage, trouble: Callable[[], Awaitable[None]]) -> No
         await asyncio.gather(flow, return_exceptions=True)
 
 
-async def _steady(stage: Stage) -> None:
+async def _steady(stage: LiveRun) -> None:
     """No fault at all: what a started job costs."""
     stage.say(f"steady work for {STEADY_S:.0f} s")
     stage.fleet.note("phase", "world", name="steady", does="begins")
@@ -41,7 +41,7 @@ async def _steady(stage: Stage) -> None:
     stage.fleet.note("phase", "world", name="steady", does="ends")
 
 
-async def _holders(stage: Stage, count: int, seconds: float) -> list[Machine]:
+async def _holders(stage: LiveRun, count: int, seconds: float) -> list[LiveMachine]:
     """So many factories, each at a job that takes so long. Of a factory's two seats both may be at one."""
     jobs = {await stage.work.hands_in(stage.work.long(seconds)) for _ in range(2 * count)}
     for _ in range(50):
@@ -52,19 +52,19 @@ async def _holders(stage: Stage, count: int, seconds: float) -> list[Machine]:
     return _some(stage.fleet, holders, count)
 
 
-def _some(fleet: LiveFleet, machines: list[Machine], count: int) -> list[Machine]:
+def _some(fleet: LiveFleet, machines: list[LiveMachine], count: int) -> list[LiveMachine]:
     return fleet.chance.sample(machines, min(count, len(machines)))
 
 
 # -- broker-outage --
 
 
-async def broker_outage(stage: Stage) -> None:
+async def broker_outage(stage: LiveRun) -> None:
     await _steady(stage)
     await _with_flow(stage, lambda: _broker_goes(stage))
 
 
-async def _broker_goes(stage: Stage) -> None:
+async def _broker_goes(stage: LiveRun) -> None:
     fleet = stage.fleet
     for number in range(1, 5):
         holders = await _holders(stage, 1, 4.0)
@@ -101,11 +101,11 @@ async def _broker_goes(stage: Stage) -> None:
 # -- churn --
 
 
-async def churn(stage: Stage) -> None:
+async def churn(stage: LiveRun) -> None:
     await _with_flow(stage, lambda: _comings_and_goings(stage))
 
 
-async def _comings_and_goings(stage: Stage) -> None:
+async def _comings_and_goings(stage: LiveRun) -> None:
     """Each second one factory is killed and another one started; every fifth is drained instead."""
     fleet = stage.fleet
     seconds = 30
@@ -126,7 +126,7 @@ async def _comings_and_goings(stage: Stage) -> None:
 # -- herd --
 
 
-async def herd(stage: Stage) -> None:
+async def herd(stage: LiveRun) -> None:
     fleet = stage.fleet
     stage.say(f"{fleet.shape.herd} claims at once for one job")
     await claims_at_once(stage)
@@ -146,11 +146,11 @@ async def herd(stage: Stage) -> None:
 # -- partition --
 
 
-async def partition(stage: Stage) -> None:
+async def partition(stage: LiveRun) -> None:
     await _with_flow(stage, lambda: _links_break(stage))
 
 
-async def _links_break(stage: Stage) -> None:
+async def _links_break(stage: LiveRun) -> None:
     fleet = stage.fleet
     stage.say("three factories lose the bus, two lose REST")
     unlucky = _some(fleet, fleet.running(), 5)
@@ -188,7 +188,7 @@ async def _links_break(stage: Stage) -> None:
     await asyncio.sleep(2.0)
 
 
-async def _cut(fleet: LiveFleet, machine: Machine, name: str, seconds: float, *, half_open: bool = False) -> None:
+async def _cut(fleet: LiveFleet, machine: LiveMachine, name: str, seconds: float, *, half_open: bool = False) -> None:
     assert machine.bus_link is not None
     assert machine.rest_link is not None
     links = {"bus-cut": [machine.bus_link], "rest-cut": [machine.rest_link]}
@@ -206,11 +206,11 @@ async def _cut(fleet: LiveFleet, machine: Machine, name: str, seconds: float, *,
 # -- zombie --
 
 
-async def zombie(stage: Stage) -> None:
+async def zombie(stage: LiveRun) -> None:
     await _with_flow(stage, lambda: _holders_sleep(stage))
 
 
-async def _holders_sleep(stage: Stage) -> None:
+async def _holders_sleep(stage: LiveRun) -> None:
     fleet = stage.fleet
     victims = await _holders(stage, 4, 9.0)
     stage.say(f"{', '.join(one.id for one in victims)} are stopped, each holding a job")
@@ -230,11 +230,11 @@ async def _holders_sleep(stage: Stage) -> None:
 # -- coordinator-crash --
 
 
-async def coordinator_crash(stage: Stage) -> None:
+async def coordinator_crash(stage: LiveRun) -> None:
     await _with_flow(stage, lambda: _coordinators_fall(stage))
 
 
-async def _coordinators_fall(stage: Stage) -> None:
+async def _coordinators_fall(stage: LiveRun) -> None:
     fleet = stage.fleet
     for number in range(6):
         await asyncio.sleep(2.0)
@@ -260,22 +260,22 @@ async def _coordinators_fall(stage: Stage) -> None:
 # -- store-faults --
 
 
-async def store_faults(stage: Stage) -> None:
+async def store_faults(stage: LiveRun) -> None:
     trouble = _cosmos_trouble if stage.fleet.shape.store == "cosmos" else _disk_full
     await _with_flow(stage, lambda: trouble(stage))
 
 
-async def _cosmos_trouble(stage: Stage) -> None:
+async def _cosmos_trouble(stage: LiveRun) -> None:
     fleet = stage.fleet
     await asyncio.sleep(2.0)
     stage.say("for 15 s, one request in six is throttled, refused, dropped, applied and dropped, or never answered")
     documents, many = r"/docs", 10**9
     weather = [
-        Fault(documents, "status", many, 429, {"x-ms-retry-after-ms": "50"}, chance=0.04),
-        Fault(documents, "status", many, 503, chance=0.04),
-        Fault(documents, "drop", many, chance=0.03),
-        Fault(documents, "apply_then_drop", many, chance=0.04),
-        Fault(documents, "hang", many, chance=0.01),
+        HttpFault(documents, "status", many, 429, {"x-ms-retry-after-ms": "50"}, chance=0.04),
+        HttpFault(documents, "status", many, 503, chance=0.04),
+        HttpFault(documents, "drop", many, chance=0.03),
+        HttpFault(documents, "apply_then_drop", many, chance=0.04),
+        HttpFault(documents, "hang", many, chance=0.01),
     ]
     async with fleet.fault("store-weather", "store"):
         await fleet.cosmos.fault(weather)
@@ -290,13 +290,13 @@ async def _cosmos_trouble(stage: Stage) -> None:
     await asyncio.sleep(2.0)
     stage.say("every write is applied, and no answer comes")
     async with fleet.fault("store-weather", "store", writes="unheard"):
-        await fleet.cosmos.fault([Fault(r"^(POST|PUT) .*/docs", "apply_then_drop", many, chance=0.5)])
+        await fleet.cosmos.fault([HttpFault(r"^(POST|PUT) .*/docs", "apply_then_drop", many, chance=0.5)])
         await asyncio.sleep(OUTAGE_S)
         await fleet.cosmos.fault([])
     await asyncio.sleep(2.0)
 
 
-async def _disk_full(stage: Stage) -> None:
+async def _disk_full(stage: LiveRun) -> None:
     fleet = stage.fleet
     (node,) = fleet.nodes
     database = fleet.folder / "store" / "fleet.db"
@@ -316,7 +316,7 @@ async def _disk_full(stage: Stage) -> None:
     await asyncio.sleep(2.0)
 
 
-async def _files_cannot_grow(stage: Stage) -> None:
+async def _files_cannot_grow(stage: LiveRun) -> None:
     """Of the running coordinator. Where a write of the database fails, it ends, as it should: then it starts anew."""
     import resource
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from chaos.spread import Spread
+from chaos.percentiles import Percentiles
 from console.client import Client, Target
 from deploy.local.fleet import LocalFleet, LocalSettings
 from deploy.local.secrets import Member
@@ -47,7 +47,7 @@ def _transports(client: Client) -> set[str]:
     return {one["transport"] for one in client.get("/api/fleet/factories")["factories"]}
 
 
-def submit_to_start(client: Client, what: str, jobs: int) -> Spread:
+def submit_to_start(client: Client, what: str, jobs: int) -> Percentiles:
     """On an idle fleet: one job at a time."""
     times = []
     for _ in range(jobs):
@@ -55,10 +55,10 @@ def submit_to_start(client: Client, what: str, jobs: int) -> Spread:
         _until(lambda job_id=job_id: _job(client, job_id)["stage"] == "shipped")  # type: ignore[misc]
         at = _events(client, job_id)
         times.append((at["started"] - at["submitted"]).total_seconds())
-    return Spread.of(what, times)
+    return Percentiles.of(what, times)
 
 
-def broker_kill_to_rest_claim(fleet: LocalFleet, client: Client, rounds: int) -> Spread:
+def broker_kill_to_rest_claim(fleet: LocalFleet, client: Client, rounds: int) -> Percentiles:
     times = []
     for _ in range(rounds):
         _until(lambda: _transports(client) == {"bus"})
@@ -68,10 +68,10 @@ def broker_kill_to_rest_claim(fleet: LocalFleet, client: Client, rounds: int) ->
         _until(lambda job_id=job_id: _job(client, job_id)["attempt"] > 0)  # type: ignore[misc]
         times.append((_events(client, job_id)["claimed"] - gone).total_seconds())
         fleet.broker.start()
-    return Spread.of("broker kill -9 to first REST claim", times)
+    return Percentiles.of("broker kill -9 to first REST claim", times)
 
 
-def factory_kill_to_next_start(fleet: LocalFleet, client: Client, repo: Path) -> Spread:
+def factory_kill_to_next_start(fleet: LocalFleet, client: Client, repo: Path) -> Percentiles:
     job_id = client.submit(LONG.format(repo=repo).encode(), None)["job"]["id"]
     _until(lambda: _job(client, job_id)["stage"] == "building")
     victim = fleet.factories[_job(client, job_id)["holder"]["factoryId"]]
@@ -80,12 +80,12 @@ def factory_kill_to_next_start(fleet: LocalFleet, client: Client, repo: Path) ->
     victim.wait(5.0)
     _until(lambda: _job(client, job_id)["leaseEpoch"] > 1 and _job(client, job_id)["stage"] == "building")
     client.post(f"/api/fleet/jobs/{job_id}/actions/cancel", {}, "bench")
-    return Spread.of(
+    return Percentiles.of(
         "factory kill -9 to its job's next start", [(_events(client, job_id)["started"] - gone).total_seconds()]
     )
 
 
-def measure(jobs: int = 100) -> list[Spread]:
+def measure(jobs: int = 100) -> list[Percentiles]:
     with tempfile.TemporaryDirectory() as folder:
         repo = Path(folder) / "repo"
         subprocess.run(["git", "init", "--quiet", str(repo)], check=True)
@@ -110,7 +110,7 @@ def measure(jobs: int = 100) -> list[Spread]:
             fleet.stop()
 
 
-def _all(fleet: LocalFleet, client: Client, repo: Path, jobs: int) -> list[Spread]:
+def _all(fleet: LocalFleet, client: Client, repo: Path, jobs: int) -> list[Percentiles]:
     _until(lambda: _transports(client) == {"bus"} and len(client.get("/api/fleet/factories")["factories"]) == 2)
     spreads = [submit_to_start(client, "submit to start, bus", jobs)]
     spreads.append(broker_kill_to_rest_claim(fleet, client, 5))

@@ -2,6 +2,6 @@
 
 from chaos.walk.search import Found, Walked, walk
 from chaos.walk.table import walk_all
-from chaos.walk.worlds import WORLDS, Small
+from chaos.walk.worlds import WORLDS, SmallWorld
 
-__all__ = ["WORLDS", "Found", "Small", "Walked", "walk", "walk_all"]
+__all__ = ["WORLDS", "Found", "SmallWorld", "Walked", "walk", "walk_all"]

@@ -12,7 +12,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVarTuple, Unpack
 
-from chaos.walk.shelf import Answer, Call
+from chaos.walk.store_value import Answer, Call
 from coordinator.store.port import StoreError
 from schemas.errors import FleetError
 
@@ -24,33 +24,33 @@ BEGIN = Call("begin", ())
 BEGUN = Answer("begun")
 
 
-class Result(NamedTuple):
+class OpResult(NamedTuple):
     """`kind`: answered | refused | unanswered | broke. `text`: the answer or the error, as JSON."""
 
     kind: str
     text: bytes
 
 
-DEAD = Result("unanswered", b'"its coordinator died"')
+DEAD = OpResult("unanswered", b'"its coordinator died"')
 
-Work = Coroutine[Any, Any, Result]
+Work = Coroutine[Any, Any, OpResult]
 Begin = Callable[[], list[Callable[[], Work]]]
 """Makes a coordinator anew, and gives its operations, each to be begun when it is its turn."""
 
 
 @dataclass(eq=False)
-class Node:
+class CoordinatorState:
     """A state of one coordinator: what each of its operations waits for, or came to. `wrongs`: what it logged so far
     that it should never have to.
     """
 
     number: int
-    parent: tuple[Node, int, Answer] | None
+    parent: tuple[CoordinatorState, int, Answer] | None
     depth: int
     pending: tuple[Call | None, ...]
-    results: tuple[Result | None, ...]
+    results: tuple[OpResult | None, ...]
     wrongs: tuple[str, ...] = ()
-    children: dict[Hashable, Node] = field(default_factory=dict)
+    children: dict[Hashable, CoordinatorState] = field(default_factory=dict)
 
     @property
     def over(self) -> bool:
@@ -119,7 +119,7 @@ class _Running:
         self._begin = begin
         self._work: list[Work | None] = [None] * len(begin)
         self._waits: list[Any] = [BEGIN] * len(begin)
-        self.results: list[Result | None] = [None] * len(begin)
+        self.results: list[OpResult | None] = [None] * len(begin)
 
     def pending(self) -> tuple[Call | None, ...]:
         return tuple(one if isinstance(one, Call) else None for one in self._waits)
@@ -153,14 +153,14 @@ class _Running:
             self._waits[op], self.results[op] = None, end.value
 
 
-class Process:
+class CoordinatorWalk:
     def __init__(self, begin: Begin) -> None:
         self._begin = begin
         self._count = 0
         self._live: dict[int, _Running] = {}
         self.root = self._node(None, _Running(begin()))
 
-    def after(self, node: Node, op: int, answer: Answer) -> Node:
+    def after(self, node: CoordinatorState, op: int, answer: Answer) -> CoordinatorState:
         """The state that follows when this operation's call is answered so."""
         child = node.children.get((op, answer.key))
         if child is None:
@@ -169,13 +169,13 @@ class Process:
             child = node.children[(op, answer.key)] = self._node((node, op, answer), running)
         return child
 
-    def dead(self, node: Node) -> Node:
+    def dead(self, node: CoordinatorState) -> CoordinatorState:
         """It does nothing any more: what it had not answered stays unanswered."""
         child = node.children.get("dead")
         if child is None:
             results = tuple(result or DEAD for result in node.results)
             self._count += 1
-            child = Node(self._count, None, node.depth + 1, (None,) * len(results), results, node.wrongs)
+            child = CoordinatorState(self._count, None, node.depth + 1, (None,) * len(results), results, node.wrongs)
             node.children["dead"] = child
         return child
 
@@ -184,17 +184,17 @@ class Process:
             running.close()
         self._live.clear()
 
-    def _node(self, parent: tuple[Node, int, Answer] | None, running: _Running) -> Node:
+    def _node(self, parent: tuple[CoordinatorState, int, Answer] | None, running: _Running) -> CoordinatorState:
         self._count += 1
         depth = parent[0].depth + 1 if parent else 0
         wrongs = (*(parent[0].wrongs if parent else ()), *contradictions.taken())
-        node = Node(self._count, parent, depth, running.pending(), tuple(running.results), wrongs)
+        node = CoordinatorState(self._count, parent, depth, running.pending(), tuple(running.results), wrongs)
         self._live[node.number] = running
         if len(self._live) > LIVE_MAX:
             self._live.pop(next(iter(self._live))).close()
         return node
 
-    def _again(self, node: Node) -> _Running:
+    def _again(self, node: CoordinatorState) -> _Running:
         answers = []
         while node.parent is not None:
             node, op, answer = node.parent

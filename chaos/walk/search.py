@@ -1,5 +1,5 @@
 """The walk itself: every state that a small world can come to, in layers of as many steps, so that what breaks is
-shown by the fewest. A state is the shelf, what each coordinator was answered so far, and the writes on their way.
+shown by the fewest. A state is the stored, what each coordinator was answered so far, and the writes on their way.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from chaos.history import History
-from chaos.walk import laws, verdict
-from chaos.walk.ground import lay
+from chaos.walk import invariants, verdict
+from chaos.walk.as_history import RECOVERED_AFTER_S, Step, told
 from chaos.walk.operations import Operation, job_key
-from chaos.walk.process import BEGIN, BEGUN, Node, Process, Result, Work, by_hand, contradictions
-from chaos.walk.shelf import CONFLICT, FULL, UNKNOWN, Answer, Call, Fate, Outcome, Port, Shelf, finished
-from chaos.walk.telling import RECOVERED_AFTER_S, Step, told
-from chaos.walk.worlds import Small
+from chaos.walk.process import BEGIN, BEGUN, CoordinatorState, CoordinatorWalk, OpResult, Work, by_hand, contradictions
+from chaos.walk.start_state import lay
+from chaos.walk.store_value import CONFLICT, FULL, UNKNOWN, Answer, Call, CallOutcome, Fate, Port, StoreValue, finished
+from chaos.walk.worlds import SmallWorld
 from coordinator.context import Context
 from coordinator.loops.reaper import Reaper
 from coordinator.loops.sweeper import Sweeper
@@ -43,8 +43,8 @@ class Flight(NamedTuple):
 class State:
     """`ways`: by how many paths it is come to. `came`: by one of the shortest."""
 
-    shelf: Shelf
-    nodes: tuple[Node, ...]
+    stored: StoreValue
+    nodes: tuple[CoordinatorState, ...]
     faults: int
     flying: tuple[Flight, ...] = ()
     ways: int = 0
@@ -52,14 +52,14 @@ class State:
 
     def key(self) -> tuple[Any, ...]:
         flying = frozenset(flight[:3] for flight in self.flying)
-        return (self.shelf.number, tuple(node.number for node in self.nodes), self.faults, flying)
+        return (self.stored.number, tuple(node.number for node in self.nodes), self.faults, flying)
 
     @property
     def layer(self) -> int:
         """Higher after every step: a state is never come to from a later layer."""
         return 2 * sum(node.depth for node in self.nodes) - len(self.flying)
 
-    def results(self) -> Iterator[tuple[int, int, Result | None]]:
+    def results(self) -> Iterator[tuple[int, int, OpResult | None]]:
         for process, node in enumerate(self.nodes):
             for op, result in enumerate(node.results):
                 yield process, op, result
@@ -107,7 +107,7 @@ class Walked:
         return len(self.found)
 
 
-def walk(world: Small, *, faults: int, limit: int | None = None) -> Walked:
+def walk(world: SmallWorld, *, faults: int, limit: int | None = None) -> Walked:
     """Every interleaving, with at most so many faults each; of at most `limit` states, and then it says so."""
     began_s = time.monotonic()
     walked = Walked(world.name, faults)
@@ -122,15 +122,15 @@ def walk(world: Small, *, faults: int, limit: int | None = None) -> Walked:
 
 
 class _Search:
-    def __init__(self, world: Small, walked: Walked) -> None:
+    def __init__(self, world: SmallWorld, walked: Walked) -> None:
         self._world = world
         self._walked = walked
-        self._laid = lay(world.ground, atomic_then=world.atomic_then)
-        self._shelves: dict[Any, Shelf] = {}
+        self._laid = lay(world.start_state, atomic_then=world.atomic_then)
+        self._shelves: dict[Any, StoreValue] = {}
         self._checked: set[tuple[int, int]] = set()
-        self._effects: dict[tuple[int, int, int, int], tuple[Answer, Shelf]] = {}
+        self._effects: dict[tuple[int, int, int, int], tuple[Answer, StoreValue]] = {}
         self._ends: set[tuple[Any, ...]] = set()
-        self._recovered: dict[int, Shelf] = {}
+        self._recovered: dict[int, StoreValue] = {}
         self._at = [world.of(process) for process in range(world.coordinators)]
         self._processes = [self._process(process) for process in range(world.coordinators)]
 
@@ -140,7 +140,7 @@ class _Search:
 
     def run(self, faults: int, limit: int | None) -> None:
         roots = tuple(process.root for process in self._processes)
-        first = self._quieted(State(self._known(self._laid.shelf), roots, faults, ways=1))
+        first = self._quieted(State(self._known(self._laid.stored), roots, faults, ways=1))
         layers = {first.layer: {first.key(): first}}
         while layers:
             states = layers.pop(min(layers))
@@ -177,54 +177,54 @@ class _Search:
                         yield after, (process, op), f"{self._name(process, op)}: {call}: {outcome.fate}"
         for flight in state.flying:
             left = tuple(one for one in state.flying if one is not flight)
-            shelf = self._effect(state.shelf, flight.process, flight.node, flight.op, flight.call)[1]
+            stored = self._effect(state.stored, flight.process, flight.node, flight.op, flight.call)[1]
             said = f"{self._name(flight.process, flight.op)}: {flight.call}: lands"
             yield (
-                State(shelf, state.nodes, state.faults, self._landable(shelf, left)),
+                State(stored, state.nodes, state.faults, self._landable(stored, left)),
                 (flight.process, flight.op),
                 said,
             )
 
-    def _taken(self, state: State, process: int, op: int, call: Call, outcome: Outcome) -> State:
+    def _taken(self, state: State, process: int, op: int, call: Call, outcome: CallOutcome) -> State:
         tree, node = self._processes[process], state.nodes[process]
         now = tree.dead(node) if outcome.answer is None else tree.after(node, op, outcome.answer)
         nodes = (*state.nodes[:process], now, *state.nodes[process + 1 :])
         flying = state.flying
         if outcome.flies:
             flying += (Flight(process, node.number, op, call),)
-        if outcome.shelf is not state.shelf:
-            flying = self._landable(outcome.shelf, flying)
-        return State(outcome.shelf, nodes, state.faults - (outcome.fate is not Fate.APPLIED), flying)
+        if outcome.stored is not state.stored:
+            flying = self._landable(outcome.stored, flying)
+        return State(outcome.stored, nodes, state.faults - (outcome.fate is not Fate.APPLIED), flying)
 
-    def _outcomes(self, state: State, process: int, op: int, call: Call) -> Iterator[Outcome]:
+    def _outcomes(self, state: State, process: int, op: int, call: Call) -> Iterator[CallOutcome]:
         if call is BEGIN:
-            yield Outcome(Fate.APPLIED, state.shelf, BEGUN)
+            yield CallOutcome(Fate.APPLIED, state.stored, BEGUN)
             return
-        answer, shelf = self._effect(state.shelf, process, state.nodes[process].number, op, call)
-        yield Outcome(Fate.APPLIED, shelf, answer)
+        answer, stored = self._effect(state.stored, process, state.nodes[process].number, op, call)
+        yield CallOutcome(Fate.APPLIED, stored, answer)
         if not call.writes or not state.faults:
             return
-        yield Outcome(Fate.LOST, state.shelf, UNKNOWN)
-        yield Outcome(Fate.DIED, state.shelf, None)
-        yield Outcome(Fate.REFUSED, state.shelf, FULL)
-        if shelf is state.shelf:
+        yield CallOutcome(Fate.LOST, state.stored, UNKNOWN)
+        yield CallOutcome(Fate.DIED, state.stored, None)
+        yield CallOutcome(Fate.REFUSED, state.stored, FULL)
+        if stored is state.stored:
             return  # it was refused, or had nothing to do: whatever else becomes of it is the same
-        yield Outcome(Fate.UNHEARD, shelf, UNKNOWN)
-        yield Outcome(Fate.LATE, state.shelf, UNKNOWN, flies=True)
-        yield Outcome(Fate.DIES, shelf, None)
+        yield CallOutcome(Fate.UNHEARD, stored, UNKNOWN)
+        yield CallOutcome(Fate.LATE, state.stored, UNKNOWN, flies=True)
+        yield CallOutcome(Fate.DIES, stored, None)
         if call.method != "project":
-            yield Outcome(Fate.ECHOED, shelf, CONFLICT)
+            yield CallOutcome(Fate.ECHOED, stored, CONFLICT)
             return
         for count in range(1, len(call.args[0])):
-            torn = state.shelf.copy()
+            torn = state.stored.copy()
             call.first(count).made(torn)
-            yield Outcome(Fate.TORN, self._known(torn), UNKNOWN)
+            yield CallOutcome(Fate.TORN, self._known(torn), UNKNOWN)
 
-    def _effect(self, shelf: Shelf, process: int, node: int, op: int, call: Call) -> tuple[Answer, Shelf]:
-        key = (shelf.number, process, node, op)
+    def _effect(self, stored: StoreValue, process: int, node: int, op: int, call: Call) -> tuple[Answer, StoreValue]:
+        key = (stored.number, process, node, op)
         effect = self._effects.get(key)
         if effect is None:
-            after = shelf.copy() if call.writes else shelf
+            after = stored.copy() if call.writes else stored
             answer = call.made(after)
             if call.writes:
                 assert call.containers.isdisjoint(self._still), "a walk without moves of these moved them"
@@ -232,10 +232,10 @@ class _Search:
             effect = self._effects[key] = (answer, after)
         return effect
 
-    def _landable(self, shelf: Shelf, flying: tuple[Flight, ...]) -> tuple[Flight, ...]:
+    def _landable(self, stored: StoreValue, flying: tuple[Flight, ...]) -> tuple[Flight, ...]:
         """Without those that came too late: an etag that moved on never comes back."""
         return tuple(
-            one for one in flying if self._effect(shelf, one.process, one.node, one.op, one.call)[1] is not shelf
+            one for one in flying if self._effect(stored, one.process, one.node, one.op, one.call)[1] is not stored
         )
 
     def _quieted(self, state: State) -> State:
@@ -244,10 +244,10 @@ class _Search:
             for op, call in enumerate(node.pending):
                 if call is None or not self._is_quiet(process, call):
                     continue
-                answer = BEGUN if call is BEGIN else self._effect(state.shelf, process, node.number, op, call)[0]
+                answer = BEGUN if call is BEGIN else self._effect(state.stored, process, node.number, op, call)[0]
                 nodes = list(state.nodes)
                 nodes[process] = self._processes[process].after(node, op, answer)
-                return self._quieted(State(state.shelf, tuple(nodes), state.faults, state.flying, state.ways))
+                return self._quieted(State(state.stored, tuple(nodes), state.faults, state.flying, state.ways))
         return state
 
     def _is_quiet(self, process: int, call: Call) -> bool:
@@ -259,11 +259,11 @@ class _Search:
     def _still(self) -> frozenset[str]:
         return frozenset({FACTORIES}) - self._world.moves
 
-    def _known(self, shelf: Shelf) -> Shelf:
-        """The one shelf that stands for all that are equal."""
-        known = self._shelves.setdefault(shelf.key(), shelf)
-        if known is shelf:
-            shelf.number = len(self._shelves)
+    def _known(self, stored: StoreValue) -> StoreValue:
+        """The one store value that stands for all its equals."""
+        known = self._shelves.setdefault(stored.key(), stored)
+        if known is stored:
+            stored.number = len(self._shelves)
         return known
 
     # Coordinators.
@@ -271,7 +271,7 @@ class _Search:
     def _name(self, process: int, op: int) -> str:
         return f"c{process + 1} {self._at[process][op].name}"
 
-    def _process(self, process: int) -> Process:
+    def _process(self, process: int) -> CoordinatorWalk:
         port = Port(atomic_then=self._world.atomic_then)
         unaware = frozenset(job_key(job) for at, job in self._world.unaware if at == process)
 
@@ -279,11 +279,11 @@ class _Search:
             ctx = self._context(port, unaware=unaware)
             return [lambda operation=operation: _answered(operation, ctx) for operation in self._at[process]]  # type: ignore[misc]
 
-        return Process(begin)
+        return CoordinatorWalk(begin)
 
     def _context(self, store: Store, later_s: float = 0.0, unaware: frozenset[JobKey] = frozenset()) -> Context:
-        ground = self._world.ground
-        return self._laid.context(store, ground.at_s + later_s, budgets=ground.budgets, unaware=unaware)
+        start_state = self._world.start_state
+        return self._laid.context(store, start_state.at_s + later_s, budgets=start_state.budgets, unaware=unaware)
 
     # Verdicts.
 
@@ -291,14 +291,14 @@ class _Search:
         for node, was in zip(after.nodes, before.nodes, strict=True):
             if node is not was:
                 self._judge_node(node, was, after)
-        pair = (before.shelf.number, after.shelf.number)
-        if before.shelf is not after.shelf and pair not in self._checked:
+        pair = (before.stored.number, after.stored.number)
+        if before.stored is not after.stored and pair not in self._checked:
             self._checked.add(pair)
             lenient = self._world.tries_may_win_two
-            for what in laws.broken_by(before.shelf, after.shelf, tries_may_win_two=lenient):
+            for what in invariants.broken_by(before.stored, after.stored, tries_may_win_two=lenient):
                 self._note(what, after)
 
-    def _judge_node(self, node: Node, was: Node, state: State) -> None:
+    def _judge_node(self, node: CoordinatorState, was: CoordinatorState, state: State) -> None:
         for what in node.wrongs[len(was.wrongs) :]:
             self._note(f"a coordinator contradicts itself: {what}", state)
         for result, before in zip(node.results, was.results, strict=True):
@@ -307,9 +307,9 @@ class _Search:
 
     def _judge_end(self, state: State) -> None:
         results = tuple(node.results for node in state.nodes)
-        if (state.shelf.number, results) in self._ends:
+        if (state.stored.number, results) in self._ends:
             return
-        self._ends.add((state.shelf.number, results))
+        self._ends.add((state.stored.number, results))
         self._walked.ends += 1
         history = self._history(state)
         for violation in verdict.violations(history):
@@ -322,16 +322,16 @@ class _Search:
 
     def _history(self, state: State) -> History:
         steps = [
-            Step(who, after.shelf, {(process, op): result for process, op, result in after.results()})
+            Step(who, after.stored, {(process, op): result for process, op, result in after.results()})
             for after, who, _ in state.path()
         ]
         return told(self._world, self._laid, steps, self._left(state))
 
-    def _left(self, state: State) -> Shelf:
+    def _left(self, state: State) -> StoreValue:
         """Once the loops of a coordinator that nothing happens to have run, and everybody else is gone."""
-        left = self._recovered.get(state.shelf.number)
+        left = self._recovered.get(state.stored.number)
         if left is None:
-            left = self._recovered[state.shelf.number] = state.shelf.copy()
+            left = self._recovered[state.stored.number] = state.stored.copy()
             ctx = self._context(left, RECOVERED_AFTER_S)
             finished(self._recover(ctx))
             for what in contradictions.taken():
@@ -345,13 +345,13 @@ class _Search:
         await Sweeper(ctx).run_once(ctx.clock.now())
 
 
-async def _answered(operation: Operation, ctx: Context) -> Result:
+async def _answered(operation: Operation, ctx: Context) -> OpResult:
     try:
         answer = await operation.act(ctx)
     except FleetError as error:
-        return Result("refused" if ERRORS[error.code].definite else "unanswered", orjson.dumps(error.to_doc()))
+        return OpResult("refused" if ERRORS[error.code].definite else "unanswered", orjson.dumps(error.to_doc()))
     except StoreError as error:
-        return Result("unanswered", orjson.dumps(str(error)))
+        return OpResult("unanswered", orjson.dumps(str(error)))
     except Exception as error:
-        return Result("broke", orjson.dumps(repr(error)))
-    return Result("answered", orjson.dumps(answer.to_doc() if isinstance(answer, Schema) else answer))
+        return OpResult("broke", orjson.dumps(repr(error)))
+    return OpResult("answered", orjson.dumps(answer.to_doc() if isinstance(answer, Schema) else answer))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from chaos.walk.search import Walked, walk
-from chaos.walk.worlds import WORLDS, Small
+from chaos.walk.worlds import WORLDS, SmallWorld
 
 TOLD_MAX = 3  # violations told of each world: the first are the shortest
 
 
-def walk_all(deeper: bool, say: Callable[[str], None], worlds: Iterable[Small] = WORLDS) -> int:
+def walk_all(deeper: bool, say: Callable[[str], None], worlds: Iterable[SmallWorld] = WORLDS) -> int:
     """Walks them one by one and says a row of each, with what it found; 1 if any breaks a promise."""
     say(f"{'world':<60} {'faults':>6} {'paths':>12} {'states':>8} {'ends':>6} {'violations':>10} {'seconds':>8}")
     broken = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-from chaos.checkers import every
+from chaos.checkers import registry
 from chaos.history import Doc, History, Record, Violation
 from schemas.ids import end_op
 
@@ -20,7 +20,7 @@ MOVES_ON = ("queued", "assigned")
 
 def violations(history: History) -> Iterator[Violation]:
     own = (_kept_alive, _own_term, _missed_rightly, _cancelled_stays, _told_of)
-    return chain(every.violations(history), *(law(history) for law in own))
+    return chain(registry.violations(history), *(law(history) for law in own))
 
 
 def _kept_alive(history: History) -> Iterator[Violation]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import httpx
 
-from console.client import HOME, Client, Target, Unreachable
+from console.client import HOME, Client, CoordinatorUnreachable, Target
 from schemas.errors import FleetError
 
 PYTHON_LEAST = (3, 11)
@@ -68,7 +68,7 @@ def accepted(target: Target) -> Finding:
         client.get("/api/fleet/factories")
     except FleetError as error:
         return Finding("token", False, f"{error.code}: {error.message}")
-    except Unreachable:
+    except CoordinatorUnreachable:
         return Finding("token", None, "found; no coordinator answered to it")
     finally:
         client.close()
@@ -98,7 +98,7 @@ def _entitled(target: Target | None, home: Path, found: set[str]) -> list[Findin
     client = Client(target)
     try:
         known = client.get("/api/fleet/factories")["factories"]
-    except (FleetError, Unreachable):  # said elsewhere
+    except (FleetError, CoordinatorUnreachable):  # said elsewhere
         return []
     finally:
         client.close()

@@ -26,7 +26,7 @@ from rich.table import Table
 from console import view
 from console.cli import doctor as doctor_checks
 from console.cli.services import add_services
-from console.client import Client, Target, Unreachable, find_target
+from console.client import Client, CoordinatorUnreachable, Target, find_target
 from schemas.errors import FleetError
 from schemas.manifest import MANIFEST_BYTES_MAX, parse_manifest
 
@@ -70,7 +70,7 @@ def asking() -> Iterator[Client]:
             yield client
     except FleetError as error:
         _fail(f"{error.code}: {error.message}", EXIT_REFUSED)
-    except Unreachable as error:
+    except CoordinatorUnreachable as error:
         _fail(str(error), EXIT_UNREACHABLE)
     except ValueError as error:
         _fail(str(error), EXIT_USAGE)
@@ -261,7 +261,7 @@ def _follow(client: Client, path: str, last_event_id: str, show: Callable[[dict[
                     elif name == "event":
                         show(data)
                         last_event_id = event_id or last_event_id
-            except Unreachable as error:
+            except CoordinatorUnreachable as error:
                 typer.echo(f"-- {error}; trying again", err=True)
             time.sleep(LOOK_S)
     except KeyboardInterrupt:

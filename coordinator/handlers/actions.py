@@ -16,7 +16,7 @@ from schemas.job import Checkpoint
 from schemas.messages import Control
 
 OPERATOR_ACTIONS = ("ship", "requeue", "reject", "cancel", "preempt")
-Verdict = Literal["approve", "request_changes", "reject"]
+ReviewVerdict = Literal["approve", "request_changes", "reject"]
 
 
 async def act(
@@ -77,7 +77,7 @@ def tell_holder(ctx: Context, applied: Applied) -> None:
 
 
 async def review(
-    ctx: Context, key: JobKey, verdict: Verdict, actor: str, idempotency_key: str, reason: str | None = None
+    ctx: Context, key: JobKey, verdict: ReviewVerdict, actor: str, idempotency_key: str, reason: str | None = None
 ) -> Applied:
     op = Review(
         id=action_op(verdict, actor, idempotency_key),

@@ -8,8 +8,8 @@ from datetime import datetime
 from coordinator import leases
 from coordinator.context import Context
 from coordinator.domain.ops import Cause
-from coordinator.ending import end_term
 from coordinator.handlers.answers import stop_order, term_times
+from coordinator.leases import end_term
 from coordinator.store.port import FACTORIES, Indefinite
 from coordinator.store.queries import StoredFactory, all_factories, jobs_held_by, read_factory
 from schemas.errors import ErrorCode, FleetError

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from coordinator.http import claims, examples, factories, jobs, problems, runs, service
-from coordinator.http.deps import Deps
+from coordinator.http.app_state import Deps
 
 API_VERSION = "1"
 RESOURCES = (jobs, claims, runs, factories, service)
@@ -24,7 +24,7 @@ def make_app(deps: Deps) -> FastAPI:
     app.openapi = lambda: _with_problems(plain())  # type: ignore[method-assign]
     app.state.deps = deps
     app.state.metrics = service.FleetMetrics(deps)
-    deps.ctx.projector.tell(app.state.metrics.after_commit)
+    deps.ctx.projector.listen(app.state.metrics.after_commit)
     problems.install(app)
     for resource in RESOURCES:
         app.include_router(resource.router)

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from coordinator.context import Context
-from coordinator.http.deps import deps_of
+from coordinator.http.app_state import deps_of
 from coordinator.store.port import OPERATORS, Address
 from coordinator.store.queries import read_factory
 from runtime.tokens import FACTORY, token_matches, token_parts

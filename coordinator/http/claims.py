@@ -11,10 +11,10 @@ from fastapi import Body, Request
 
 from coordinator.handlers import claims, terms
 from coordinator.http import examples
+from coordinator.http.app_state import deps_of
 from coordinator.http.auth import Factory, Principal, checked, job_key
 from coordinator.http.bodies import ClaimBody, RenewBody, spoken_by
-from coordinator.http.deps import deps_of
-from coordinator.http.strict import make_router
+from coordinator.http.json_routes import make_router
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import check_name
 from schemas.messages import ClaimAnswer, ClaimRequest, RenewRequest, TermAnswer

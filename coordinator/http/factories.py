@@ -9,10 +9,10 @@ from fastapi import Body, Request
 from coordinator.handlers import factories
 from coordinator.http import examples
 from coordinator.http.answers import FactoriesAnswer, FactoryRow, HeldJob
+from coordinator.http.app_state import deps_of
 from coordinator.http.auth import Anybody, Factory, products_of
 from coordinator.http.bodies import HeartbeatBody, HelloBody, spoken_by
-from coordinator.http.deps import deps_of
-from coordinator.http.strict import make_router
+from coordinator.http.json_routes import make_router
 from schemas.messages import HeartbeatAnswer, HelloAnswer
 
 router = make_router("factories", "/api/fleet/factories")

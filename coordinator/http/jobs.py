@@ -20,6 +20,7 @@ from coordinator.http.answers import (
     JobsPage,
     SubmitAnswer,
 )
+from coordinator.http.app_state import deps_of
 from coordinator.http.auth import Anybody, Factory, Operator, Principal, job_key, product_of
 from coordinator.http.bodies import (
     ActionBody,
@@ -30,8 +31,7 @@ from coordinator.http.bodies import (
     ReviewBody,
     SubmitBody,
 )
-from coordinator.http.deps import deps_of
-from coordinator.http.strict import make_router
+from coordinator.http.json_routes import make_router
 from coordinator.store.port import JOBS, Where
 from coordinator.store.port import Query as StoreQuery
 from coordinator.store.queries import read_job

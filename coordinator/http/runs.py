@@ -13,12 +13,12 @@ from fastapi.responses import StreamingResponse
 from coordinator.handlers.terms import check_holder
 from coordinator.http import examples
 from coordinator.http.answers import EventsPage, Explanation, LogPage, RunsPage
+from coordinator.http.app_state import Deps, deps_of
 from coordinator.http.auth import Anybody, Factory, Principal, job_key
 from coordinator.http.bodies import LogBody
-from coordinator.http.deps import Deps, deps_of
 from coordinator.http.jobs import found
-from coordinator.http.live import POLL_S, Ticks, check_still_allowed, mode_of, sse, streaming
-from coordinator.http.strict import make_router
+from coordinator.http.json_routes import make_router
+from coordinator.http.sse import POLL_S, Ticks, check_still_allowed, mode_of, sse, streaming
 from coordinator.scheduler.explain import explain
 from coordinator.scheduler.snapshot import Snapshot
 from coordinator.store.queries import runs_of
@@ -91,7 +91,7 @@ async def stream_events(
 
     async def lines() -> AsyncIterator[str]:
         seen, mode = last_event_id, ""
-        async with deps.feed.watch(key) as changed:
+        async with deps.watchers.watch(key) as changed:
             ticks = Ticks(deps, changed)
             while not deps.ctx.closing:
                 changed.clear()

@@ -11,9 +11,9 @@ from prometheus_client.registry import Collector
 
 from coordinator.http import examples
 from coordinator.http.answers import Alive, Readiness
+from coordinator.http.app_state import Deps, deps_of
 from coordinator.http.auth import Anybody
-from coordinator.http.deps import Deps, deps_of
-from coordinator.http.strict import make_router
+from coordinator.http.json_routes import make_router
 from coordinator.store.port import JOBS, StoreError
 from schemas.job import Job
 from schemas.projections import EventDoc

@@ -24,7 +24,7 @@ from coordinator.context import Context
 from coordinator.scheduler.feasible import obstacles
 from coordinator.scheduler.plan import ranked_factories
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
-from runtime.loop import ended
+from runtime.loop import cancel
 from schemas.factory import Transport
 from schemas.ids import JobKey
 from schemas.job import Job, Stage
@@ -66,7 +66,7 @@ class Offers:
 
     async def stop(self) -> None:
         if self._task is not None:
-            await ended(self._task)
+            await cancel(self._task)
 
     def queued(self, job: Job) -> None:
         """A job became claimable: who made it so offers it first, the others a round later. Until then they leave it

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from coordinator.context import Context
 from coordinator.domain import lease as lease_rules
 from coordinator.domain.ops import Cause
-from coordinator.ending import end_term
+from coordinator.leases import end_term
 from coordinator.store.queries import jobs_in, read_factory, read_lease
 from coordinator.transact import Applied
 from runtime.loop import left_to_the_next_run

@@ -50,8 +50,8 @@ class Loops:
         if not alone:
             self._services.append(Service("ready-refresh", self._refresh_unheard, timers.ready_refresh_s, clock))
         ctx.capacity_changed = self.offers.seat_freed
-        ctx.projector.tell(self.after_commit)
-        ctx.projector.tell(self.offers.after_commit)
+        ctx.projector.listen(self.after_commit)
+        ctx.projector.listen(self.offers.after_commit)
 
     async def start(self) -> None:
         await self.sweeper.run_once(self._ctx.clock.now())

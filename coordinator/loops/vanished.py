@@ -17,9 +17,9 @@ from bus.port import Bus, Message
 from bus.subjects import came_subject, gone_subject, session_of_client
 from coordinator.context import Context
 from coordinator.domain.ops import Cause
-from coordinator.ending import end_term
+from coordinator.leases import end_term
 from coordinator.store.queries import jobs_held_by, read_factory
-from runtime.loop import ended, left_to_the_next_run
+from runtime.loop import cancel, left_to_the_next_run
 from schemas.factory import FactoryDoc, Transport
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Vanished:
 
     async def stop(self) -> None:
         for task in list(self._gone.values()):
-            await ended(task)
+            await cancel(task)
 
     def _bus_changed(self, _up: bool) -> None:
         """What happened meanwhile was not heard, so that nobody can be said to be gone."""

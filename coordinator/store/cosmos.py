@@ -41,10 +41,10 @@ from coordinator.store.port import (
     Stored,
     StoreError,
     StoreFull,
+    StoreUnreachable,
     Throttled,
-    Unreachable,
-    Verdict,
     Where,
+    WriteStatus,
     Written,
 )
 
@@ -57,7 +57,7 @@ PROJECT_TRIES_MAX = 8
 RETRY_AFTER_DEFAULT_S = 0.1
 
 _SYSTEM_FIELDS = frozenset({"_rid", "_self", "_etag", "_attachments", "_ts"})
-_VERDICTS = {404: Verdict.NOT_FOUND, 409: Verdict.CONFLICT, 412: Verdict.CONFLICT}
+_VERDICTS = {404: WriteStatus.NOT_FOUND, 409: WriteStatus.CONFLICT, 412: WriteStatus.CONFLICT}
 # Refusals that a second sending of an applied write would not meet: these alone are definite.
 _REFUSED = {400: "the request is malformed", 413: "the document is larger than 2 MB"}
 # 404 also says that the container or database is gone, which must not pass for a document's absence.
@@ -105,7 +105,7 @@ class CosmosStore:
                     self._check(await client._get_database_account())  # there is no public way
                     self._containers = await _prepare(client, self._database)
             except Indefinite as error:
-                raise Unreachable(f"Cosmos DB at {self._endpoint} cannot be used: {error}") from error
+                raise StoreUnreachable(f"Cosmos DB at {self._endpoint} cannot be used: {error}") from error
             except binascii.Error as error:
                 raise StoreError(f"the key for Cosmos DB at {self._endpoint} is not one: {error}") from error
             on_failure.pop_all()
@@ -153,7 +153,7 @@ class CosmosStore:
         """A batch lies in one container, too: Cosmos knows no transaction over several."""
         assert len({write.address[:2] for write in guarded}) <= 1
         assert len(guarded) <= COMMIT_DOCS_MAX
-        written = await self._commit(guarded) if guarded else Written(Verdict.OK)
+        written = await self._commit(guarded) if guarded else Written(WriteStatus.OK)
         try:
             await self.project(then if written.ok else ())
         except StoreError as error:
@@ -257,7 +257,7 @@ class CosmosStore:
     ) -> Written:
         async with self._call(operation):
             try:
-                return Written(Verdict.OK, await send(self._container(container)))
+                return Written(WriteStatus.OK, await send(self._container(container)))
             except AzureError as error:
                 codes = status, _ = _codes(error)
                 if codes == _OWNER_MISSING or status not in _VERDICTS:

@@ -18,8 +18,8 @@ from coordinator.store.port import (
     Guarded,
     Query,
     Stored,
-    Verdict,
     Where,
+    WriteStatus,
     Written,
     looked_up,
     partition_of,
@@ -57,11 +57,11 @@ class MemoryStore:
     async def delete(self, at: Address, etag: str) -> Written:
         entry = self._entry(at)
         if entry is None:
-            return Written(Verdict.NOT_FOUND)
+            return Written(WriteStatus.NOT_FOUND)
         if entry[1] != etag:
-            return Written(Verdict.CONFLICT)
+            return Written(WriteStatus.CONFLICT)
         del self._docs[at.container][at.partition][at.id]
-        return Written(Verdict.OK)
+        return Written(WriteStatus.OK)
 
     async def query(self, query: Query) -> list[Stored]:
         rows = []
@@ -94,14 +94,14 @@ class MemoryStore:
             entry = self._entry(write.address)
             if isinstance(write.expected, Absent):
                 if entry is not None:
-                    return Written(Verdict.CONFLICT)
+                    return Written(WriteStatus.CONFLICT)
             elif entry is None:
-                return Written(Verdict.NOT_FOUND)
+                return Written(WriteStatus.NOT_FOUND)
             elif entry[1] != write.expected:
-                return Written(Verdict.CONFLICT)
+                return Written(WriteStatus.CONFLICT)
         etags = tuple(self._put(write.container, write.doc) for write in guarded)
         self._project(then)
-        return Written(Verdict.OK, etags)
+        return Written(WriteStatus.OK, etags)
 
     def _project(self, derived: Sequence[Derived]) -> None:
         for write in derived:

@@ -67,7 +67,7 @@ class Stored(NamedTuple):
     etag: str
 
 
-class Verdict(StrEnum):
+class WriteStatus(StrEnum):
     OK = "ok"
     CONFLICT = "conflict"
     NOT_FOUND = "not_found"
@@ -76,12 +76,12 @@ class Verdict(StrEnum):
 class Written(NamedTuple):
     """`etags`: those of the documents now in the store, in the order of the writes; empty unless ok."""
 
-    verdict: Verdict
+    status: WriteStatus
     etags: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        return self.verdict is Verdict.OK
+        return self.status is WriteStatus.OK
 
 
 class Absent:
@@ -163,7 +163,7 @@ class Throttled(Indefinite):
         self.retry_after_s = retry_after_s
 
 
-class Unreachable(StoreError):
+class StoreUnreachable(StoreError):
     """The store does not answer at all, yet: worth another try at start."""
 
 

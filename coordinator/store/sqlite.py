@@ -36,8 +36,8 @@ from coordinator.store.port import (
     Stored,
     StoreError,
     StoreFull,
-    Verdict,
     Where,
+    WriteStatus,
     Written,
 )
 from runtime.lockfile import AlreadyLocked, LockFile
@@ -127,7 +127,7 @@ class SqliteStore:
                 f"DELETE FROM {at.container} WHERE pk = ? AND id = ? AND etag = ?",
                 (at.partition, at.id, _number(etag)),
             )
-            return Written(Verdict.OK) if gone.rowcount else Written(_why_not(db, at))
+            return Written(WriteStatus.OK) if gone.rowcount else Written(_why_not(db, at))
 
         return await self._ask(work)
 
@@ -157,11 +157,11 @@ class SqliteStore:
             etags = []
             for write, body in zip(guarded, bodies, strict=True):
                 verdict = self._put_if(db, write, body)
-                if verdict is not Verdict.OK:
+                if verdict is not WriteStatus.OK:
                     return Written(verdict)
                 etags.append(str(self._etag))
             self._put_derived(db, derived)
-            return Written(Verdict.OK, tuple(etags))
+            return Written(WriteStatus.OK, tuple(etags))
 
         return await self._ask(work)
 
@@ -221,7 +221,7 @@ class SqliteStore:
         self._asked.put(_Asked(work, answer, loop))
         return await answer
 
-    def _put_if(self, db: sqlite3.Connection, write: Guarded, body: bytes) -> Verdict:
+    def _put_if(self, db: sqlite3.Connection, write: Guarded, body: bytes) -> WriteStatus:
         at = write.address
         self._etag += 1
         if isinstance(write.expected, Absent):
@@ -229,12 +229,12 @@ class SqliteStore:
                 f"INSERT INTO {at.container} (pk, id, etag, body) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (at.partition, at.id, self._etag, body.decode()),
             )
-            return Verdict.OK if done.rowcount else Verdict.CONFLICT
+            return WriteStatus.OK if done.rowcount else WriteStatus.CONFLICT
         done = db.execute(
             f"UPDATE {at.container} SET body = ?, etag = ? WHERE pk = ? AND id = ? AND etag = ?",
             (body.decode(), self._etag, at.partition, at.id, _number(write.expected)),
         )
-        return Verdict.OK if done.rowcount else _why_not(db, at)
+        return WriteStatus.OK if done.rowcount else _why_not(db, at)
 
     def _put_derived(self, db: sqlite3.Connection, derived: Sequence[tuple[Derived, bytes]]) -> None:
         for write, body in derived:
@@ -344,9 +344,9 @@ def _number(etag: str) -> int:
     return int(etag) if etag.isdigit() else -1
 
 
-def _why_not(db: sqlite3.Connection, at: Address) -> Verdict:
+def _why_not(db: sqlite3.Connection, at: Address) -> WriteStatus:
     found = db.execute(f"SELECT 1 FROM {at.container} WHERE pk = ? AND id = ?", (at.partition, at.id)).fetchone()
-    return Verdict.CONFLICT if found else Verdict.NOT_FOUND
+    return WriteStatus.CONFLICT if found else WriteStatus.NOT_FOUND
 
 
 def _column(path: str) -> str:

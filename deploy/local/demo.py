@@ -20,9 +20,9 @@ from rich.table import Table
 
 from console import view
 from console.client import Client, Target
-from deploy.local.fleet import FleetError, LocalFleet, LocalSettings
-from deploy.local.history import Verdict, judge
+from deploy.local.fleet import LocalFleet, LocalFleetError, LocalSettings
 from deploy.local.secrets import Member
+from deploy.local.verdict import Verdict, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = Path(__file__).with_name("demo_jobs")
@@ -233,7 +233,7 @@ def main() -> int:
         with Progress() as progress, Client(Target(fleet.url, token, settings.product_id)) as client:
             demo = Demo(fleet, client, progress)
             verdict = demo.run()
-    except (DemoFailed, FleetError) as error:
+    except (DemoFailed, LocalFleetError) as error:
         print(f"demo: FAILED: {error}; logs are in {DATA}/fleet/log")  # noqa: T201
         return 1
     finally:

@@ -24,7 +24,7 @@ POLL_S = 0.02
 LOG_TAIL_LINES = 4
 
 
-class FleetError(Exception):
+class LocalFleetError(Exception):
     """Why the fleet does not run, in a sentence."""
 
 
@@ -113,11 +113,11 @@ class LocalFleet:
         return f"http://{HOST}:{self._port}"
 
     def start(self) -> None:
-        """Returns when everything is up. Raises FleetError, and leaves nothing running then."""
+        """Returns when everything is up. Raises LocalFleetError, and leaves nothing running then."""
         try:
             self._lock = LockFile(self._settings.data / "up.lock")
         except AlreadyLocked as held:
-            raise FleetError(f"a fleet runs in {self._settings.data} already, as process {held.pid}") from held
+            raise LocalFleetError(f"a fleet runs in {self._settings.data} already, as process {held.pid}") from held
         try:
             self.broker.start()
             self.coordinator.start()
@@ -127,7 +127,7 @@ class LocalFleet:
             self._write_client()
         except BrokerError as error:
             self.stop()
-            raise FleetError(str(error)) from error
+            raise LocalFleetError(str(error)) from error
         except BaseException:
             self.stop()
             raise
@@ -161,13 +161,13 @@ class LocalFleet:
         deadline = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline:
             if self.coordinator.exit_code is not None:
-                raise FleetError(f"the coordinator ended at once: {self.coordinator.last_words()}")
+                raise LocalFleetError(f"the coordinator ended at once: {self.coordinator.last_words()}")
             try:
                 if httpx.get(f"{self.url}/healthz", timeout=1.0, trust_env=False).is_success:
                     return
             except httpx.HTTPError:
                 time.sleep(POLL_S)
-        raise FleetError(f"the coordinator does not answer on {self.url}: {self.coordinator.last_words()}")
+        raise LocalFleetError(f"the coordinator does not answer on {self.url}: {self.coordinator.last_words()}")
 
     def _coordinator(self) -> Child:
         data = self._settings.data

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.local.fleet import Child, FleetError, LocalFleet, LocalSettings
+from deploy.local.fleet import Child, LocalFleet, LocalFleetError, LocalSettings
 
 RESTART_PAUSE_S = 2.0
 LOOK_S = 0.5
@@ -68,7 +68,7 @@ def main(
         fleet = LocalFleet(LocalSettings(data.resolve(), port=port, bus_port=bus_port, lease_ttl_s=lease_ttl))
         asked = _Asked()
         fleet.start()
-    except (FleetError, OSError) as error:
+    except (LocalFleetError, OSError) as error:
         typer.echo(f"gigafactory up: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"the fleet is up: {fleet.url}")

@@ -22,7 +22,7 @@ class FailoverLink:
     def __init__(self, bus: BusLink, rest: RestLink) -> None:
         self._bus = bus
         self._rest = rest
-        self._told: list[Callable[[Transport], None]] = []
+        self._listeners: list[Callable[[Transport], None]] = []
         self._last = self.transport
         self._answered = False
 
@@ -36,14 +36,14 @@ class FailoverLink:
         return Transport.BUS if self._bus.connected else Transport.REST
 
     def on_change(self, listener: Callable[[Transport], None]) -> None:
-        self._told.append(listener)
+        self._listeners.append(listener)
 
     def bus_changed(self, _connected: bool) -> None:
         if self.transport is not self._last:
             self._last = self.transport
             self._answered = False
             log.info("transport: %s", self._last)
-            for listener in self._told:
+            for listener in self._listeners:
                 listener(self._last)
 
     async def call(self, op: str, message: dict[str, Any]) -> dict[str, Any]:

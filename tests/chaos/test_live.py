@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from chaos.checkers.every import violations
+from chaos.checkers.registry import violations
 from chaos.history import History
 from chaos.live.fleet import Shape
 from chaos.live.measures import STOPPED_TO_START, measured
-from chaos.live.stage import Played, Scenario, Stage, played
+from chaos.live.run import LiveRun, Played, Scenario, played
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(240)]
@@ -22,7 +22,7 @@ HONEST, RECKLESS = "chaos.live.factory", "tests.support.reckless_factory"
 LONG_S = 18  # until after the job was given to somebody else
 
 
-async def a_holder_is_stopped(stage: Stage) -> None:
+async def a_holder_is_stopped(stage: LiveRun) -> None:
     """Its engine would be at work still when another factory has the job."""
     fleet = stage.fleet
     job_id = await stage.work.hands_in(stage.work.job(f"if [ $GIGAFACTORY_EPOCH = 1 ]; then sleep {LONG_S}; fi"))

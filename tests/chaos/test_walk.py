@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from chaos.walk import WORLDS, Small, walk, walk_all
-from chaos.walk.shelf import Call, Shelf
+from chaos.walk import WORLDS, SmallWorld, walk, walk_all
+from chaos.walk.store_value import Call, StoreValue
 from coordinator import leases
 from coordinator.domain import job as rules
 from coordinator.domain import lease as lease_rules
@@ -20,12 +20,12 @@ from schemas.errors import ErrorCode, FleetError
 from schemas.projections import LeaseStatus
 
 
-def _world(name: str) -> Small:
+def _world(name: str) -> SmallWorld:
     return next(world for world in WORLDS if world.name == name)
 
 
 @pytest.mark.parametrize("world", [world for world in WORLDS if not world.only_deeper], ids=lambda world: world.name)
-def test_no_interleaving_breaks_a_promise(world: Small) -> None:
+def test_no_interleaving_breaks_a_promise(world: SmallWorld) -> None:
     walked = walk(world, faults=world.faults)
     assert [str(found) for found in walked.found] == []
     assert not walked.cut
@@ -63,27 +63,27 @@ def test_what_was_found_is_told_by_the_fewest_steps_and_with_its_history(monkeyp
 
 def racy_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """The etags are compared before others run, not when it is written."""
-    monkeypatch.setattr(Shelf, "_commit", _unconditional)
+    monkeypatch.setattr(StoreValue, "_commit", _unconditional)
 
 
-def _unconditional(shelf: Shelf, guarded: Sequence[Guarded], then: Sequence[Derived]) -> Written:
-    return MEMORY_COMMIT(shelf, [_as_it_is(shelf, write) for write in guarded], then)
+def _unconditional(stored: StoreValue, guarded: Sequence[Guarded], then: Sequence[Derived]) -> Written:
+    return MEMORY_COMMIT(stored, [_as_it_is(stored, write) for write in guarded], then)
 
 
-def _as_it_is(shelf: Shelf, write: Guarded) -> Guarded:
-    entry = shelf._entry(write.address)
+def _as_it_is(stored: StoreValue, write: Guarded) -> Guarded:
+    entry = stored._entry(write.address)
     return replace(write, expected=entry[1] if entry else ABSENT)
 
 
-MEMORY_COMMIT = Shelf._commit
+MEMORY_COMMIT = StoreValue._commit
 
 
 def blind_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    def commit(shelf: Shelf, guarded: Sequence[Guarded], then: Sequence[Derived]) -> Written:
-        seen = [_as_it_is(shelf, one) if one.doc["id"].startswith("lock:") else one for one in guarded]
-        return MEMORY_COMMIT(shelf, seen, then)
+    def commit(stored: StoreValue, guarded: Sequence[Guarded], then: Sequence[Derived]) -> Written:
+        seen = [_as_it_is(stored, one) if one.doc["id"].startswith("lock:") else one for one in guarded]
+        return MEMORY_COMMIT(stored, seen, then)
 
-    monkeypatch.setattr(Shelf, "_commit", commit)
+    monkeypatch.setattr(StoreValue, "_commit", commit)
 
 
 def lock_written_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def lock_written_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         written: Written = await Call("commit", (tuple(guarded[:1]), tuple(then)))
         return written
 
-    monkeypatch.setattr("chaos.walk.shelf.Port.commit", commit)
+    monkeypatch.setattr("chaos.walk.store_value.Port.commit", commit)
 
 
 def lease_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,16 +145,16 @@ def no_epoch_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def projection_overwrites(monkeypatch: pytest.MonkeyPatch) -> None:
-    def project(shelf: Shelf, derived: Sequence[Derived]) -> None:
-        PROJECT(shelf, derived)
+    def project(stored: StoreValue, derived: Sequence[Derived]) -> None:
+        PROJECT(stored, derived)
         for write in derived:
             if write.container == LEASES:
-                shelf._put(write.container, write.doc)
+                stored._put(write.container, write.doc)
 
-    monkeypatch.setattr(Shelf, "_project", project)
+    monkeypatch.setattr(StoreValue, "_project", project)
 
 
-PROJECT = Shelf._project
+PROJECT = StoreValue._project
 
 
 def answers_never_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,16 +24,16 @@ from bus.subjects import (
     rpc_subject,
     rpc_wildcard,
 )
-from tests.support.bus_world import CAPABILITY, F1, F2, LONG_S, PRODUCT, PROMPTLY_S, Heard, World, any_reply, echo
+from tests.support.bus_world import CAPABILITY, F1, F2, LONG_S, PRODUCT, PROMPTLY_S, BusWorld, Heard, any_reply, echo
 from tests.support.waiting import eventually
 
 
 class BusContract:
     @pytest.fixture
-    async def world(self) -> World:
+    async def world(self) -> BusWorld:
         raise AssertionError("the subclass gives the world")
 
-    async def test_a_message_is_heard_once_by_each_listener_in_order(self, world: World) -> None:
+    async def test_a_message_is_heard_once_by_each_listener_in_order(self, world: BusWorld) -> None:
         sender, first, second = await world.started(), Heard(), Heard()
         await sender.subscribe(ctl_subject(F1), first)
         await (await world.started()).subscribe(ctl_subject(F1), second)
@@ -44,14 +44,14 @@ class BusContract:
         assert first.data == second.data == sent
         assert first[0] == Message(ctl_subject(F1), b"0", None)
 
-    async def test_a_listener_never_runs_inside_the_call_that_publishes(self, world: World) -> None:
+    async def test_a_listener_never_runs_inside_the_call_that_publishes(self, world: BusWorld) -> None:
         bus, heard = await world.started(), Heard()
         await bus.subscribe(ctl_subject(F1), heard)
         await bus.publish(ctl_subject(F1), b"x")
         assert heard == []
         await eventually(lambda: heard)
 
-    async def test_wildcards_hear_what_they_cover_and_nothing_else(self, world: World) -> None:
+    async def test_wildcards_hear_what_they_cover_and_nothing_else(self, world: BusWorld) -> None:
         bus, one_level, rest, end = await world.started(), Heard(), Heard(), Heard()
         await bus.subscribe("a.*.c", one_level)
         await bus.subscribe("a.>", rest)
@@ -62,7 +62,7 @@ class BusContract:
         assert [message.subject for message in one_level] == ["a.b.c", "a.x.c"]
         assert [message.subject for message in rest] == ["a.b.c", "a.b", "a.b.c.d", "a.x.c"]
 
-    async def test_logs_of_a_job_are_heard_from_whichever_factory_runs_it(self, world: World) -> None:
+    async def test_logs_of_a_job_are_heard_from_whichever_factory_runs_it(self, world: BusWorld) -> None:
         watcher, heard = await world.started(), Heard()
         await watcher.subscribe(logs_of_job(PRODUCT, "j1"), heard)
         for factory_id in (F1, F2):
@@ -72,7 +72,7 @@ class BusContract:
         await eventually(lambda: len(heard) >= 2)
         assert sorted(heard.data) == [b"f1", b"f2"]
 
-    async def test_each_message_goes_to_one_member_of_a_queue_group(self, world: World) -> None:
+    async def test_each_message_goes_to_one_member_of_a_queue_group(self, world: BusWorld) -> None:
         sender, ends = await world.started(), Heard()
         members = [Heard(), Heard(), Heard()]
         for member in members:
@@ -87,7 +87,7 @@ class BusContract:
         assert got == list(range(100))
         assert all(members)
 
-    async def test_a_stopped_subscription_hears_nothing_more(self, world: World) -> None:
+    async def test_a_stopped_subscription_hears_nothing_more(self, world: BusWorld) -> None:
         bus, stopped, other = await world.started(), Heard(), Heard()
         subscription = await bus.subscribe("a", stopped)
         await bus.subscribe("a", other)
@@ -96,7 +96,7 @@ class BusContract:
         await eventually(lambda: other)
         assert stopped == []
 
-    async def test_a_listener_that_fails_hears_the_next_message_all_the_same(self, world: World) -> None:
+    async def test_a_listener_that_fails_hears_the_next_message_all_the_same(self, world: BusWorld) -> None:
         bus, heard = await world.started(), Heard()
 
         def listener(message: Message) -> None:
@@ -108,7 +108,7 @@ class BusContract:
         await bus.publish("a", b"2")
         await eventually(lambda: len(heard) == 2)
 
-    async def test_a_request_is_answered_into_the_askers_own_inbox(self, world: World) -> None:
+    async def test_a_request_is_answered_into_the_askers_own_inbox(self, world: BusWorld) -> None:
         coordinator, factory = await world.started(), await world.started(F1)
         replies: list[str | None] = []
 
@@ -121,7 +121,7 @@ class BusContract:
         assert replies[0] is not None
         assert replies[0].startswith(f"{inbox_prefix(F1)}.")
 
-    async def test_of_several_coordinators_exactly_one_answers(self, world: World) -> None:
+    async def test_of_several_coordinators_exactly_one_answers(self, world: BusWorld) -> None:
         asker, served = await world.started(F1), Heard()
 
         async def respond(message: Message) -> bytes:
@@ -135,13 +135,13 @@ class BusContract:
             assert await asker.request(rpc_subject(F1, "claim"), data, LONG_S) == data
         assert len(served) == 20
 
-    async def test_a_request_that_nobody_hears_fails_at_once(self, world: World) -> None:
+    async def test_a_request_that_nobody_hears_fails_at_once(self, world: BusWorld) -> None:
         bus, began = await world.started(), time.monotonic()
         with pytest.raises(BusUnavailable):
             await bus.request(rpc_subject(F1, "claim"), b"", LONG_S)
         assert time.monotonic() - began < PROMPTLY_S
 
-    async def test_a_request_that_nobody_answers_times_out(self, world: World) -> None:
+    async def test_a_request_that_nobody_answers_times_out(self, world: BusWorld) -> None:
         bus = await world.started()
 
         async def silent(message: Message) -> bytes | None:
@@ -151,7 +151,7 @@ class BusContract:
         with pytest.raises(BusTimeout):
             await bus.request("ask", b"", 0.05)
 
-    async def test_a_responder_that_fails_leaves_that_request_unanswered_and_goes_on(self, world: World) -> None:
+    async def test_a_responder_that_fails_leaves_that_request_unanswered_and_goes_on(self, world: BusWorld) -> None:
         bus = await world.started()
 
         async def respond(message: Message) -> bytes:
@@ -164,7 +164,7 @@ class BusContract:
             await bus.request("ask", b"bad", 0.05)
         assert await bus.request("ask", b"", LONG_S) == b"good"
 
-    async def test_responders_run_side_by_side_up_to_their_bound(self, world: World) -> None:
+    async def test_responders_run_side_by_side_up_to_their_bound(self, world: BusWorld) -> None:
         bus, running, most, gate = await world.started(), 0, 0, asyncio.Event()
 
         async def respond(message: Message) -> bytes:
@@ -186,7 +186,7 @@ class BusContract:
         assert await asyncio.gather(*asked) == [bytes([number]) for number in range(12)]
         assert most == 4
 
-    async def test_a_request_with_a_foreign_reply_is_dropped_unheard_and_counted(self, world: World) -> None:
+    async def test_a_request_with_a_foreign_reply_is_dropped_unheard_and_counted(self, world: BusWorld) -> None:
         coordinator, asked = await world.started(), Heard()
 
         async def respond(message: Message) -> bytes:
@@ -202,7 +202,7 @@ class BusContract:
         await (await world.started(F1)).request(rpc_subject(F1, "claim"), b"", LONG_S)
         assert coordinator.refused == 2
 
-    async def test_stopping_a_service_cancels_what_it_runs_and_hears_nothing_more(self, world: World) -> None:
+    async def test_stopping_a_service_cancels_what_it_runs_and_hears_nothing_more(self, world: BusWorld) -> None:
         bus, started, cancelled = await world.started(), asyncio.Event(), asyncio.Event()
 
         async def respond(message: Message) -> bytes | None:
@@ -223,7 +223,7 @@ class BusContract:
         with pytest.raises(BusUnavailable):
             await bus.request("ask", b"", LONG_S)
 
-    async def test_a_message_that_is_too_large_is_refused_and_the_connection_stays(self, world: World) -> None:
+    async def test_a_message_that_is_too_large_is_refused_and_the_connection_stays(self, world: BusWorld) -> None:
         bus, heard = await world.started(), Heard()
         changes: list[bool] = []
         bus.on_change(changes.append)
@@ -239,7 +239,7 @@ class BusContract:
         assert [len(data) for data in heard.data] == [MESSAGE_BYTES_MAX]
         assert changes == []
 
-    async def test_start_returns_promptly_without_a_broker_and_connects_when_it_comes(self, world: World) -> None:
+    async def test_start_returns_promptly_without_a_broker_and_connects_when_it_comes(self, world: BusWorld) -> None:
         world.stop_broker()
         bus, heard = world.bus(), Heard()
         changes: list[bool] = []
@@ -258,7 +258,7 @@ class BusContract:
         assert changes == [True]
 
     async def test_while_the_broker_is_away_every_call_fails_at_once_and_nothing_is_sent_late(
-        self, world: World
+        self, world: BusWorld
     ) -> None:
         bus, heard = await world.started(), Heard()
         await bus.subscribe("a", heard)
@@ -279,7 +279,7 @@ class BusContract:
         await eventually(lambda: heard)
         assert heard.data == [b"after"]
 
-    async def test_subscriptions_and_services_survive_an_outage(self, world: World) -> None:
+    async def test_subscriptions_and_services_survive_an_outage(self, world: BusWorld) -> None:
         coordinator, factory, heard = await world.started(), await world.started(F1), Heard()
         await factory.subscribe(ctl_subject(F1), heard)
         await coordinator.serve(rpc_wildcard(), echo, COORDINATORS, any_reply)
@@ -293,7 +293,7 @@ class BusContract:
         await eventually(lambda: len(heard) >= 2)
         assert heard.data == [b"1", b"2"]
 
-    async def test_what_is_subscribed_and_stopped_while_away_is_so_afterwards(self, world: World) -> None:
+    async def test_what_is_subscribed_and_stopped_while_away_is_so_afterwards(self, world: BusWorld) -> None:
         bus, late, stopped = await world.started(), Heard(), Heard()
         before = await bus.subscribe("a", stopped)
         world.stop_broker()
@@ -306,7 +306,7 @@ class BusContract:
         await eventually(lambda: late)
         assert stopped == []
 
-    async def test_a_change_is_told_once_each_time(self, world: World) -> None:
+    async def test_a_change_is_told_once_each_time(self, world: BusWorld) -> None:
         bus = world.bus()
         changes: list[tuple[bool, bool]] = []
 
@@ -322,7 +322,7 @@ class BusContract:
         world.start_broker()
         await eventually(lambda: changes == [(True, True), (False, False), (True, True)])
 
-    async def test_a_request_under_way_fails_when_the_broker_goes(self, world: World) -> None:
+    async def test_a_request_under_way_fails_when_the_broker_goes(self, world: BusWorld) -> None:
         bus, started = await world.started(), asyncio.Event()
 
         async def respond(message: Message) -> bytes | None:
@@ -337,7 +337,7 @@ class BusContract:
         with pytest.raises(BusUnavailable):
             await asking
 
-    async def test_a_closed_bus_refuses_and_leaves_no_task(self, world: World) -> None:
+    async def test_a_closed_bus_refuses_and_leaves_no_task(self, world: BusWorld) -> None:
         before = asyncio.all_tasks()
         connected, unconnected = await world.started(), world.bus()
         for bus in (connected, unconnected):
@@ -356,14 +356,14 @@ class BusContract:
         assert time.monotonic() - began < PROMPTLY_S
         assert asyncio.all_tasks() == before
 
-    async def test_last_words_before_close_are_heard(self, world: World) -> None:
+    async def test_last_words_before_close_are_heard(self, world: BusWorld) -> None:
         listener, speaker, heard = await world.started(), await world.started(), Heard()
         await listener.subscribe("a", heard)
         await speaker.publish("a", b"drained")
         await speaker.close()
         await eventually(lambda: heard)
 
-    async def test_a_factory_cannot_ask_in_anothers_name(self, world: World) -> None:
+    async def test_a_factory_cannot_ask_in_anothers_name(self, world: BusWorld) -> None:
         coordinator, asked = await world.started(), Heard()
 
         async def respond(message: Message) -> bytes:
@@ -378,7 +378,7 @@ class BusContract:
         await thief.request(rpc_subject(F2, "claim"), b"", LONG_S)
         assert [message.subject for message in asked] == [rpc_subject(F2, "claim")]
 
-    async def test_a_factory_hears_only_its_own_orders_and_offers_that_it_could_run(self, world: World) -> None:
+    async def test_a_factory_hears_only_its_own_orders_and_offers_that_it_could_run(self, world: BusWorld) -> None:
         coordinator, entitled, other = await world.started(), Heard(), Heard()
         mine = [ctl_subject(F1), offer_subject(PRODUCT, CAPABILITY), offer_subject(PRODUCT, "any")]
         foreign = [
@@ -399,7 +399,7 @@ class BusContract:
         assert [message.subject for message in entitled] == mine
         assert [message.subject for message in other] == [mine[2], ctl_subject(F2)]
 
-    async def test_coordinators_are_told_who_came_and_whose_connection_has_ended(self, world: World) -> None:
+    async def test_coordinators_are_told_who_came_and_whose_connection_has_ended(self, world: BusWorld) -> None:
         coordinator, told = await world.started(), Heard()
         for subject in (came_subject(), gone_subject()):
             await coordinator.subscribe(subject, told)

@@ -18,8 +18,8 @@ from coordinator.store.port import (
     Guarded,
     Query,
     Store,
-    Verdict,
     Where,
+    WriteStatus,
 )
 
 
@@ -68,7 +68,7 @@ class StoreContract:
 
     async def test_an_id_is_created_once_and_partitions_do_not_mix(self, store: Store) -> None:
         await created(store, job())
-        assert (await store.create(JOBS, job(stage="failed"))).verdict is Verdict.CONFLICT
+        assert (await store.create(JOBS, job(stage="failed"))).status is WriteStatus.CONFLICT
         await created(store, job(product="p2", stage="blocked"))
         mine, other = await store.read(at()), await store.read(at(product="p2"))
         assert mine is not None
@@ -87,22 +87,22 @@ class StoreContract:
     async def test_an_update_with_an_old_etag_is_a_conflict_and_writes_nothing(self, store: Store) -> None:
         etag = await created(store, job())
         await store.update(JOBS, job(stage="assigned"), etag)
-        assert (await store.update(JOBS, job(stage="failed"), etag)).verdict is Verdict.CONFLICT
+        assert (await store.update(JOBS, job(stage="failed"), etag)).status is WriteStatus.CONFLICT
         stored = await store.read(at())
         assert stored is not None
         assert stored.doc["stage"] == "assigned"
 
     async def test_an_update_of_nothing_is_not_found_and_creates_nothing(self, store: Store) -> None:
         etag = await created(store, job("other"))
-        assert (await store.update(JOBS, job(), etag)).verdict is Verdict.NOT_FOUND
+        assert (await store.update(JOBS, job(), etag)).status is WriteStatus.NOT_FOUND
         assert await store.read(at()) is None
 
     async def test_a_delete_wants_the_etag_too(self, store: Store) -> None:
         etag = await created(store, job())
         moved = (await store.update(JOBS, job(stage="assigned"), etag)).etags[0]
-        assert (await store.delete(at(), etag)).verdict is Verdict.CONFLICT
+        assert (await store.delete(at(), etag)).status is WriteStatus.CONFLICT
         assert (await store.delete(at(), moved)).ok
-        assert (await store.delete(at(), moved)).verdict is Verdict.NOT_FOUND
+        assert (await store.delete(at(), moved)).status is WriteStatus.NOT_FOUND
         assert await store.read(at()) is None
 
     async def test_an_etag_never_recurs_even_after_deletion(self, store: Store) -> None:
@@ -121,7 +121,7 @@ class StoreContract:
         )
         winners = [number for number, written in enumerate(verdicts) if written.ok]
         assert len(winners) == 1
-        assert sum(written.verdict is Verdict.CONFLICT for written in verdicts) == 19
+        assert sum(written.status is WriteStatus.CONFLICT for written in verdicts) == 19
         stored = await store.read(at())
         assert stored is not None
         assert stored.doc["by"] == winners[0]
@@ -158,7 +158,7 @@ class StoreContract:
                 Guarded(JOBS, job("lock:repo", stage="assigned"), etags["lock"]),
             ]
         )
-        assert written.verdict is Verdict.CONFLICT
+        assert written.status is WriteStatus.CONFLICT
         for job_id in ("j1", "lock:repo"):
             stored = await store.read(at(job_id))
             assert stored is not None
@@ -170,7 +170,7 @@ class StoreContract:
         written = await store.commit(
             [Guarded(JOBS, job(stage="assigned"), etag), Guarded(JOBS, job("lock:repo", by=2), ABSENT)]
         )
-        assert written.verdict is Verdict.CONFLICT
+        assert written.status is WriteStatus.CONFLICT
         stored = await store.read(at())
         assert stored is not None
         assert stored.doc["stage"] == "queued"

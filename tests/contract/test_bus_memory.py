@@ -4,22 +4,22 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from bus.memory import NO_FAULTS, NOTICE_S, Faults, MemoryBroker, MemoryBus, matches
+from bus.memory import NO_FAULTS, NOTICE_S, BusFaults, MemoryBroker, MemoryBus, matches
 from bus.port import Bus, BusError, BusTimeout, BusUnavailable, Message
 from bus.rights import factory_rights
 from bus.subjects import event_subject, inbox_prefix
 from runtime.entropy import Entropy
 from runtime.virtual import run_virtual
 from tests.contract.bus_contract import BusContract
-from tests.support.bus_world import CAPABILITY, F1, LONG_S, PRODUCT, Heard, World, any_reply, echo
+from tests.support.bus_world import CAPABILITY, F1, LONG_S, PRODUCT, BusWorld, Heard, any_reply, echo
 from tests.support.waiting import eventually
 
 
-def broker(seed: int = 1, faults: Faults = NO_FAULTS) -> MemoryBroker:
+def broker(seed: int = 1, faults: BusFaults = NO_FAULTS) -> MemoryBroker:
     return MemoryBroker(Entropy(random.Random(seed)), faults)
 
 
-class MemoryWorld(World):
+class MemoryWorld(BusWorld):
     def __init__(self) -> None:
         super().__init__()
         self.broker = broker()
@@ -44,7 +44,7 @@ class MemoryWorld(World):
 
 class TestMemoryBus(BusContract):
     @pytest.fixture
-    async def world(self) -> AsyncIterator[World]:
+    async def world(self) -> AsyncIterator[BusWorld]:
         world = MemoryWorld()
         yield world
         await world.close()
@@ -69,7 +69,7 @@ async def heard_through(of: MemoryBroker, count: int, gap_s: float = 0.0) -> lis
     return heard
 
 
-FAULTS = Faults(loss=0.2, duplicate=0.2, delay_s=(0.01, 0.5))
+FAULTS = BusFaults(loss=0.2, duplicate=0.2, delay_s=(0.01, 0.5))
 
 
 def test_one_seed_is_one_course_of_events() -> None:
@@ -86,7 +86,7 @@ def test_faults_lose_repeat_delay_and_reorder() -> None:
 
 
 def test_delays_stay_within_their_range() -> None:
-    heard = run_virtual(heard_through(broker(1, Faults(delay_s=(0.2, 0.3))), 100))
+    heard = run_virtual(heard_through(broker(1, BusFaults(delay_s=(0.2, 0.3))), 100))
     assert sorted(number for number, _ in heard) == list(range(100))
     assert min(at_s for _, at_s in heard) >= 0.2
     assert max(at_s for _, at_s in heard) <= 0.3
@@ -94,7 +94,7 @@ def test_delays_stay_within_their_range() -> None:
 
 def test_what_is_under_way_when_the_broker_goes_never_arrives() -> None:
     async def main() -> list[bytes]:
-        of, heard = broker(faults=Faults(delay_s=(1.0, 1.0))), Heard()
+        of, heard = broker(faults=BusFaults(delay_s=(1.0, 1.0))), Heard()
         bus = await started(of)
         await bus.subscribe("a", heard)
         await bus.publish("a", b"lost")

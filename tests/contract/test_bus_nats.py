@@ -18,7 +18,7 @@ from bus.port import Bus, BusTimeout, BusUnavailable
 from bus.server import BrokerConfig, BrokerUser, NatsServer, NkeyPair, create_nkey
 from bus.subjects import EVENT_STREAM, ctl_subject, event_subject, event_wildcard, inbox_prefix
 from tests.contract.bus_contract import BusContract
-from tests.support.bus_world import CAPABILITY, F1, F2, LONG_S, PRODUCT, PROMPTLY_S, Heard, World
+from tests.support.bus_world import CAPABILITY, F1, F2, LONG_S, PRODUCT, PROMPTLY_S, BusWorld, Heard
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -47,7 +47,7 @@ class Keys:
         return BrokerConfig(self.coordinator.public, self.system.public, tuple(users))
 
 
-class NatsWorld(World):
+class NatsWorld(BusWorld):
     def __init__(self, directory: Path) -> None:
         super().__init__()
         self.keys = Keys.create()

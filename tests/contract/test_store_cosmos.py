@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from azure.cosmos.aio import CosmosClient
 
-from chaos.live.cosmos_server import Action, CosmosServer, Fault
+from chaos.live.cosmos_server import Action, CosmosServer, HttpFault
 from coordinator.store import port
 from coordinator.store.cosmos import RETRY_AFTER_DEFAULT_S, SDK_RETRIES, CosmosStore
 from coordinator.store.port import (
@@ -26,8 +26,8 @@ from coordinator.store.port import (
     StoreError,
     StoreFull,
     Throttled,
-    Verdict,
     Where,
+    WriteStatus,
     Written,
 )
 from tests.contract.store_contract import StoreContract, at, created, job, run
@@ -103,12 +103,12 @@ class TestOpening:
             await new_store(server).open()
 
     async def test_a_server_that_hangs_is_said_in_time(self, calm: CosmosServer) -> None:
-        await calm.fault([Fault(".*", "hang", ALWAYS)])
+        await calm.fault([HttpFault(".*", "hang", ALWAYS)])
         with pytest.raises(StoreError, match=r"cannot be used: open: no answer within 0\.5 s"):
             await new_store(calm, slow_timeout_s=0.5).open()
 
     async def test_a_refused_key_is_said(self, calm: CosmosServer) -> None:
-        await calm.fault([Fault("GET /", "status", ALWAYS, status=401)])
+        await calm.fault([HttpFault("GET /", "status", ALWAYS, status=401)])
         with pytest.raises(StoreError, match=r"cannot be used: open: .*401"):
             await new_store(calm).open()
 
@@ -149,15 +149,15 @@ class TestOpening:
 
 
 # What a fault of this kind does to a write that is sent again and again: the refusal, and whether it was applied.
-FAULTS: dict[str, tuple[Fault, type[StoreError], bool]] = {
-    "429": (Fault(".*", "status", ALWAYS, 429, {"x-ms-retry-after-ms": "30"}), Throttled, False),
-    "403": (Fault(".*", "status", ALWAYS, 403), Indefinite, False),
-    "408": (Fault(".*", "status", ALWAYS, 408), Indefinite, False),
-    "449": (Fault(".*", "status", ALWAYS, 449), Indefinite, False),
-    "500": (Fault(".*", "status", ALWAYS, 500), Indefinite, False),
-    "503": (Fault(".*", "status", ALWAYS, 503), Indefinite, False),
-    "drop": (Fault(".*", "drop", ALWAYS), Indefinite, False),
-    "apply_then_drop": (Fault(".*", "apply_then_drop", ALWAYS), Indefinite, True),
+FAULTS: dict[str, tuple[HttpFault, type[StoreError], bool]] = {
+    "429": (HttpFault(".*", "status", ALWAYS, 429, {"x-ms-retry-after-ms": "30"}), Throttled, False),
+    "403": (HttpFault(".*", "status", ALWAYS, 403), Indefinite, False),
+    "408": (HttpFault(".*", "status", ALWAYS, 408), Indefinite, False),
+    "449": (HttpFault(".*", "status", ALWAYS, 449), Indefinite, False),
+    "500": (HttpFault(".*", "status", ALWAYS, 500), Indefinite, False),
+    "503": (HttpFault(".*", "status", ALWAYS, 503), Indefinite, False),
+    "drop": (HttpFault(".*", "drop", ALWAYS), Indefinite, False),
+    "apply_then_drop": (HttpFault(".*", "apply_then_drop", ALWAYS), Indefinite, True),
 }
 
 Write = Callable[[Store, str], Awaitable[Written]]
@@ -210,11 +210,14 @@ class TestTrouble:
         etag = await created(store, job())
         await calm.fault([fault])
         try:
-            verdict = (await write(store, etag)).verdict
+            verdict = (await write(store, etag)).status
         except StoreError as error:
             assert type(error) is refusal  # noqa: PT017 - or a verdict, where the HTTP stack sent it again
         else:
-            assert (kind, verdict) in [("apply_then_drop", Verdict.CONFLICT), ("apply_then_drop", Verdict.NOT_FOUND)]
+            assert (kind, verdict) in [
+                ("apply_then_drop", WriteStatus.CONFLICT),
+                ("apply_then_drop", WriteStatus.NOT_FOUND),
+            ]
         await calm.fault([])
         assert await applied(store, write) is happened
 
@@ -224,7 +227,7 @@ class TestTrouble:
         self, calm: CosmosServer, store: CosmosStore, write: Write, action: Action
     ) -> None:
         etag = await created(store, job())
-        await calm.fault([Fault("^(POST|PUT|DELETE) ", action)])
+        await calm.fault([HttpFault("^(POST|PUT|DELETE) ", action)])
         try:
             written = await write(store, etag)
         except Indefinite:
@@ -239,7 +242,7 @@ class TestTrouble:
         self, calm: CosmosServer, store: CosmosStore, said_ms: str | None, wait_s: float
     ) -> None:
         headers = {"x-ms-retry-after-ms": said_ms} if said_ms else {}
-        await calm.fault([Fault("^POST ", "status", ALWAYS, 429, headers)])
+        await calm.fault([HttpFault("^POST ", "status", ALWAYS, 429, headers)])
         with pytest.raises(Throttled) as throttled:
             await create(store, "")
         assert throttled.value.retry_after_s == pytest.approx(wait_s)
@@ -261,7 +264,7 @@ class TestTrouble:
         self, calm: CosmosServer, store: CosmosStore, write: Write
     ) -> None:
         etag = await created(store, job())
-        await calm.fault([Fault(".*", "hang", ALWAYS)])
+        await calm.fault([HttpFault(".*", "hang", ALWAYS)])
         patient_s, store._timeout_s = store._timeout_s, 0.3
         began = time.monotonic()
         with pytest.raises(Indefinite, match=r"no answer within 0\.3 s"):
@@ -272,7 +275,7 @@ class TestTrouble:
         assert not await applied(store, write)
 
     async def test_reads_that_hang_are_given_up_too(self, calm: CosmosServer, store: CosmosStore) -> None:
-        await calm.fault([Fault("/docs", "hang", ALWAYS)])
+        await calm.fault([HttpFault("/docs", "hang", ALWAYS)])
         store._timeout_s = store._slow_timeout_s = 0.3
         for ask in (store.read(at()), store.query(Query(JOBS, "p1")), store.partitions(JOBS)):
             with pytest.raises(Indefinite, match=r"no answer within 0\.3 s"):
@@ -281,13 +284,13 @@ class TestTrouble:
     async def test_a_document_that_is_too_large_is_refused_definitely(
         self, calm: CosmosServer, store: CosmosStore
     ) -> None:
-        await calm.fault([Fault("^POST ", "status", status=413)])
+        await calm.fault([HttpFault("^POST ", "status", status=413)])
         with pytest.raises(StoreError, match="larger than 2 MB") as refused:
             await create(store, "")
         assert not isinstance(refused.value, Indefinite)
 
     async def test_a_full_partition_is_said(self, calm: CosmosServer, store: CosmosStore) -> None:
-        await calm.fault([Fault("^POST ", "status", status=403, headers={"x-ms-substatus": "1014"})])
+        await calm.fault([HttpFault("^POST ", "status", status=403, headers={"x-ms-substatus": "1014"})])
         with pytest.raises(StoreFull, match="full"):
             await create(store, "")
 
@@ -319,7 +322,7 @@ class TestTrouble:
             )
         )
         (winner,) = [by for by, written in enumerate(verdicts) if written.ok]
-        assert sum(written.verdict is Verdict.CONFLICT for written in verdicts) == 29
+        assert sum(written.status is WriteStatus.CONFLICT for written in verdicts) == 29
         for name in ("j1", "lock:repo"):
             stored = await store.read(at(name))
             assert stored is not None
@@ -330,7 +333,7 @@ class TestTrouble:
     ) -> None:
         etag = await created(store, job())
         then = [Derived(EVENTS, EVENT), Derived(RUNS, run("j1", 1), rev=1)]
-        await calm.fault([Fault(f"{EVENTS}/docs", "status", ALWAYS)])
+        await calm.fault([HttpFault(f"{EVENTS}/docs", "status", ALWAYS)])
         with caplog.at_level(logging.WARNING, logger="coordinator.store.cosmos"):
             assert (await store.commit([Guarded(JOBS, job(stage="assigned"), etag)], then)).ok
         assert "not all of it projected" in caplog.text
@@ -348,13 +351,13 @@ class TestTrouble:
         assert stored.doc["rev"] == 6
 
     async def test_a_projection_tells_of_its_trouble(self, calm: CosmosServer, store: CosmosStore) -> None:
-        await calm.fault([Fault(f"{EVENTS}/docs", "status", ALWAYS)])
+        await calm.fault([HttpFault(f"{EVENTS}/docs", "status", ALWAYS)])
         with pytest.raises(Indefinite):
             await store.project([Derived(EVENTS, EVENT)])
 
     async def test_what_the_provider_charges_is_summed_per_operation(self, store: CosmosStore) -> None:
         etag = await created(store, job())
-        assert (await update(store, "stale")).verdict is Verdict.CONFLICT
+        assert (await update(store, "stale")).status is WriteStatus.CONFLICT
         assert (await update(store, etag)).ok
         await asyncio.gather(*(store.read(at()) for _ in range(5)))
         await store.query(Query(JOBS, "p1"))

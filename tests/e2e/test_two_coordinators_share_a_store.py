@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from chaos.live.cosmos_server import CosmosServer, Fault
+from chaos.live.cosmos_server import CosmosServer, HttpFault
 from tests.support.fleet import manifest
 from tests.support.processes import CoordinatorProcess, Enrolled
 from tests.support.waiting import eventually
@@ -62,7 +62,7 @@ async def test_a_coordinator_killed_between_commit_and_event_leaves_no_gap(
 ) -> None:
     first, second = pair
     job = await first.submit(manifest(), "one")
-    await cosmos_server.fault([Fault(r"POST .*/colls/fleet_events/docs", "hang", 1000)])
+    await cosmos_server.fault([HttpFault(r"POST .*/colls/fleet_events/docs", "hang", 1000)])
     token = first.enrolled.factories["f0"]
     body = {"requestId": "r1", "productId": "shop", "jobId": job["id"], "engines": ["shell"]}
     asking = asyncio.create_task(first.ask("POST", "/api/fleet/claim", token, json=body))

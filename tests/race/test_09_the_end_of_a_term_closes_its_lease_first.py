@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from coordinator.domain.ops import Cause
-from coordinator.ending import end_term
+from coordinator.leases import end_term
 from coordinator.loops.reaper import Reaper
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import LEASES, Address

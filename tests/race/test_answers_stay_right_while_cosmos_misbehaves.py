@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from chaos.live.cosmos_server import CosmosServer, Fault
+from chaos.live.cosmos_server import CosmosServer, HttpFault
 from coordinator.context import Context
 from coordinator.handlers.actions import act
 from coordinator.store.cosmos import CosmosStore
@@ -29,11 +29,11 @@ pytestmark = pytest.mark.xdist_group("cosmos")
 JOBS_WRITTEN = r"(PUT|POST) .*/colls/fleet_jobs/docs"
 SOON = {"x-ms-retry-after-ms": "20"}
 TROUBLE = {
-    "throttled": Fault(JOBS_WRITTEN, "status", 3, 429, SOON),
-    "unavailable": Fault(JOBS_WRITTEN, "status", 2, 503),
-    "cut off before the write": Fault(JOBS_WRITTEN, "drop", 2),
-    "cut off after the write": Fault(JOBS_WRITTEN, "apply_then_drop", 1),
-    "cut off after each of several writes": Fault(JOBS_WRITTEN, "apply_then_drop", 3),
+    "throttled": HttpFault(JOBS_WRITTEN, "status", 3, 429, SOON),
+    "unavailable": HttpFault(JOBS_WRITTEN, "status", 2, 503),
+    "cut off before the write": HttpFault(JOBS_WRITTEN, "drop", 2),
+    "cut off after the write": HttpFault(JOBS_WRITTEN, "apply_then_drop", 1),
+    "cut off after each of several writes": HttpFault(JOBS_WRITTEN, "apply_then_drop", 3),
 }
 
 
@@ -61,7 +61,7 @@ async def insisted(ask: Callable[[], Awaitable[Answer]]) -> Answer:
 @pytest.mark.parametrize("trouble", TROUBLE.values(), ids=TROUBLE)
 @pytest.mark.parametrize("lock", [None, "repo"], ids=["one document", "job and lock"])
 async def test_each_step_of_a_job_happens_once_and_is_answered_so(
-    cosmos_server: CosmosServer, ctx: Context, trouble: Fault, lock: str | None
+    cosmos_server: CosmosServer, ctx: Context, trouble: HttpFault, lock: str | None
 ) -> None:
     factory = await FakeFactory(ctx).joined()
     keys = {"verify": '"true"', "ship": "manual"} | ({"lock": lock} if lock else {})

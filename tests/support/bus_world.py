@@ -13,7 +13,7 @@ PRODUCT, CAPABILITY = "p1", "gpu"
 F1, F2 = "f1", "f2"  # every world's factories; both have PRODUCT, only F1 has CAPABILITY
 
 
-class World(ABC):
+class BusWorld(ABC):
     """One broker, and buses that are its clients; the world closes them."""
 
     def __init__(self) -> None:

@@ -17,24 +17,24 @@ import pytest
 from bus.memory import MemoryBroker, MemoryBus
 from bus.rights import factory_rights
 from bus.subjects import inbox_prefix
+from coordinator.assembly import living
 from coordinator.context import Context
 from coordinator.handlers import factories
 from coordinator.inbox import OPS
-from coordinator.living import living
-from coordinator.logs import LogFiles
+from coordinator.term_logs import LogFiles
 from factory.agent import AgentSettings
-from factory.assembly import assembled
 from factory.engines.shell import ShellEngine
-from factory.holding import HoldingSettings
+from factory.held_terms import HeldTermsSettings
 from factory.identity import Identity
+from factory.life import assembled
 from factory.link.bus import BusLink
 from factory.link.failover import FailoverLink
 from factory.link.port import Unanswered
 from factory.outbox import Outbox
 from factory.ports import Vitals
-from factory.session import OUTCOME_OF, TermSession
+from factory.session import Session
 from factory.term import TermEnd, Tools
-from factory.wire import Wire
+from factory.term_state import OUTCOME_OF, TermState
 from factory.workspace import Workspaces
 from runtime.clock import LoopClock
 from runtime.entropy import Entropy
@@ -57,8 +57,8 @@ def vitals() -> Vitals:
 class ScriptedTerm:
     """Stands where a Term would: its engine runs until its session says that it must end, or the test `finish`es it."""
 
-    def __init__(self, session: TermSession, tools: Tools) -> None:
-        self.session = session
+    def __init__(self, state: TermState, tools: Tools) -> None:
+        self.state = state
         self.tools = tools
         self.result: Result | None = None
         self.began_s: float | None = None
@@ -69,7 +69,7 @@ class ScriptedTerm:
 
     @property
     def grant(self) -> Grant:
-        return self.session.grant
+        return self.state.grant
 
     @property
     def running(self) -> bool:
@@ -84,18 +84,18 @@ class ScriptedTerm:
 
     async def run(self) -> TermEnd:
         clock = self.tools.clock
-        if (reason := self.session.must_end(clock.boot_s())) is None:
+        if (reason := self.state.must_end(clock.boot_s())) is None:
             self.began_s = clock.boot_s()
-            self.session.engine_started(self.began_s)
+            self.state.engine_started(self.began_s)
         while reason is None:
             if self.result is not None:
                 self.ended_s = clock.boot_s()
                 return TermEnd(self.result)
             self._poked.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, self.session.next_look_s() - clock.boot_s())):
+                async with asyncio.timeout(max(0.0, self.state.next_look_s() - clock.boot_s())):
                     await self._poked.wait()
-            reason = self.session.must_end(clock.boot_s())
+            reason = self.state.must_end(clock.boot_s())
         self.ended_s = self.ended_s or clock.boot_s()
         outcome = OUTCOME_OF[reason]
         return TermEnd(Result(outcome=outcome), release=outcome not in (Outcome.TIMEOUT, Outcome.STALLED))
@@ -166,7 +166,7 @@ class FactoryLife:
 
     def __init__(
         self,
-        world: World,
+        world: FleetWorld,
         factory_id: str,
         data: Path,
         seats: int,
@@ -183,7 +183,7 @@ class FactoryLife:
         self.over_bus, self.over_rest = bus_link.way, rest_link.way
         self.link = FailoverLink(bus_link, rest_link)  # type: ignore[arg-type]
         self.bus.on_change(self.link.bus_changed)
-        self.wire = Wire(factory_id, self.link, clock, entropy)
+        self.session = Session(factory_id, self.link, clock, entropy)
         engines = {Engine.SHELL: ShellEngine()}
 
         async def send_log(chunk: LogChunk) -> None: ...
@@ -198,10 +198,10 @@ class FactoryLife:
             takeover=takeover,
             drain_grace_s=drain_grace_s,
         )
-        self.agent, self.holdings, self.asking = assembled(
+        self.agent, self.held, self.claiming = assembled(
             settings,
-            HoldingSettings(data / "terms", engines, 60.0, 600.0),
-            wire=self.wire,
+            HeldTermsSettings(data / "terms", engines, 60.0, 600.0),
+            session=self.session,
             link=self.link,
             bus=self.bus,
             clock=clock,
@@ -227,7 +227,7 @@ class FactoryLife:
         return self.over_bus.asked + self.over_rest.asked
 
     async def opened(self) -> FactoryLife:
-        await eventually(lambda: self.wire.session_no > 0 or self.task.done(), within_s=60.0)
+        await eventually(lambda: self.session.session_no > 0 or self.task.done(), within_s=60.0)
         return self
 
     async def died(self) -> None:
@@ -237,7 +237,7 @@ class FactoryLife:
         await asyncio.gather(self.task, return_exceptions=True)
 
 
-class World:
+class FleetWorld:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entropy = Entropy(random.Random(7))
@@ -277,10 +277,10 @@ class World:
 
 
 @asynccontextmanager
-async def fleet_world(folder: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    patch.setattr("factory.holding.Term", ScriptedTerm)
+async def fleet_world(folder: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[FleetWorld]:
+    patch.setattr("factory.held_terms.Term", ScriptedTerm)
     SCRIPTED.clear()
-    world = World(folder)
+    world = FleetWorld(folder)
     async with living(world.ctx, world.bus, LogFiles(folder / "logs"), alone=True):
         try:
             yield world

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from coordinator.store.memory import MemoryStore
-from coordinator.store.port import Derived, Guarded, Verdict, Written
+from coordinator.store.port import Derived, Guarded, WriteStatus, Written
 
 
 class RacyStore(MemoryStore):
@@ -21,4 +21,4 @@ class RacyStore(MemoryStore):
         await asyncio.sleep(0)
         etags = tuple(self._put(write.container, write.doc) for write in guarded)
         self._project(then)
-        return Written(Verdict.OK, etags)
+        return Written(WriteStatus.OK, etags)

@@ -14,14 +14,14 @@ from fastapi import FastAPI
 
 from bus.none import NoBus
 from coordinator.context import make_context
-from coordinator.enrolments import Enrolments, FactoryEnrolment, OperatorEnrolment, apply
-from coordinator.feed import Feed
+from coordinator.enrolment_file import Enrolments, FactoryEnrolment, OperatorEnrolment, apply
 from coordinator.http.app import make_app
-from coordinator.http.deps import Deps
-from coordinator.logs import LogFiles
+from coordinator.http.app_state import Deps
 from coordinator.loops.offers import Offers
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import JOBS, Query, Store
+from coordinator.term_logs import LogFiles
+from coordinator.watchers import Watchers
 from runtime.clock import LoopClock
 from runtime.entropy import Entropy
 from runtime.settings import Flags
@@ -32,7 +32,7 @@ BANK = "bank"  # another tenant
 SHELL: dict[str, Any] = {"engines": ["shell"], "max": 1}
 
 
-class World:
+class RestWorld:
     """`ann` operates PRODUCT, `bob` BANK, `root` everything; f1 and f2 serve PRODUCT, b1 serves BANK, x1 both."""
 
     def __init__(self, logs: Path, store: Store | None = None, *, budgets: bool = False, alone: bool = True) -> None:
@@ -40,11 +40,11 @@ class World:
         flags = Flags(budgets=budgets)
         self.ctx = make_context(self.store, LoopClock(), Entropy(random.Random(7)), flags=flags)
         self.bus = NoBus()
-        self.feed = Feed()
-        self.ctx.projector.tell(self.feed.after_commit)
+        self.watchers = Watchers()
+        self.ctx.projector.listen(self.watchers.after_commit)
         self.logs = LogFiles(logs)
         self.app: FastAPI = make_app(
-            Deps(self.ctx, self.bus, self.feed, self.logs, Offers(self.ctx, self.bus), alone=alone)
+            Deps(self.ctx, self.bus, self.watchers, self.logs, Offers(self.ctx, self.bus), alone=alone)
         )
         self.ann, self.bob, self.root = (
             mint_token(OPERATOR, home, name) for home, name in ((PRODUCT, "ann"), (BANK, "bob"), (PRODUCT, "root"))
@@ -52,7 +52,7 @@ class World:
         self.f1, self.f2, self.x1 = (mint_token(FACTORY, PRODUCT, name) for name in ("f1", "f2", "x1"))
         self.b1 = mint_token(FACTORY, BANK, "b1")
 
-    async def enrolled(self) -> World:
+    async def enrolled(self) -> RestWorld:
         def operator(name: str, home: str, token: str, *products: str) -> OperatorEnrolment:
             return OperatorEnrolment(id=name, product_id=home, token_hash=token_hash(token), products=products)
 

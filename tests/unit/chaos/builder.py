@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chaos.checkers.every import CHECKERS
+from chaos.checkers.registry import CHECKERS
 from chaos.history import Doc, History, Violation
 from schemas.ids import action_op, checkpoint_op, claim_op, end_op, job_id_for, reap_op, start_op, submit_op
 from schemas.job import HELD

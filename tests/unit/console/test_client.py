@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from console.cli import doctor
-from console.client import Client, Target, Unreachable, find_target
+from console.client import Client, CoordinatorUnreachable, Target, find_target
 from schemas.errors import FleetError
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -75,7 +75,7 @@ def test_an_address_that_makes_no_sense_is_told() -> None:
 @pytest.mark.parametrize("url", ["http://[", "http://x:99999999", "localhost:1", "ftp://x"])
 def test_an_address_that_cannot_be_asked_is_unreachable(url: str) -> None:
     client = Client(Target(url, "t", None))
-    with pytest.raises(Unreachable, match="no answer from"):
+    with pytest.raises(CoordinatorUnreachable, match="no answer from"):
         client.get("/x")
     client.close()
 
@@ -119,7 +119,7 @@ def answering(status: int, body: bytes, kind: str = "application/json") -> Itera
 def test_an_answer_that_no_coordinator_gives_is_told_as_such(status: int, body: bytes) -> None:
     with answering(status, body) as url:
         client = Client(Target(url, "t", None))
-        with pytest.raises(Unreachable, match=url):
+        with pytest.raises(CoordinatorUnreachable, match=url):
             client.get("/x")
         client.close()
 

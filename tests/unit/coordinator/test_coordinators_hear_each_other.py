@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bus.memory import MemoryBroker, MemoryBus
+from coordinator.assembly import living
 from coordinator.context import Context
-from coordinator.living import living
-from coordinator.logs import LogFiles
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Store
+from coordinator.term_logs import LogFiles
 from runtime.entropy import Entropy
 from schemas.factory import Health
 from schemas.job import Stage

@@ -16,12 +16,12 @@ import pytest
 
 from bus.memory import MemoryBroker, MemoryBus
 from bus.subjects import PREFIX
+from coordinator.assembly import living
 from coordinator.context import Context
 from coordinator.handlers import actions, claims
-from coordinator.living import living
-from coordinator.logs import LogFiles
 from coordinator.loops.services import Loops
 from coordinator.store.memory import MemoryStore
+from coordinator.term_logs import LogFiles
 from runtime.entropy import Entropy
 from runtime.settings import Timers
 from schemas.factory import Health, Transport
@@ -473,7 +473,7 @@ async def test_a_job_whose_waiter_hangs_up_as_it_comes_is_offered_a_round_later(
         await world.on_the_bus()
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         poll = await world.waits(await FakeFactory(world.one.ctx, "f2").joined(), gone)
-        world.one.ctx.projector.tell(lambda _job, _events: gone.done() or gone.set_result(None))
+        world.one.ctx.projector.listen(lambda _job, _events: gone.done() or gone.set_result(None))
         job = await submitted(world.one.ctx)
         began_s = now_s()
         await asyncio.sleep(ROUND_S + HAIR_S)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from bus.memory import MemoryBroker, MemoryBus
 from bus.subjects import client_name
+from coordinator.assembly import living
 from coordinator.context import Context
 from coordinator.handlers.factories import enroll
-from coordinator.living import living
-from coordinator.logs import LogFiles
+from coordinator.term_logs import LogFiles
 from runtime.entropy import Entropy
 from schemas.factory import FactoryDoc, Transport
 from schemas.job import Job, Stage

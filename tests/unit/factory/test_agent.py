@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from bus.memory import Faults
+from bus.memory import BusFaults
 from bus.subjects import ANY, offer_subject
 from factory.agent import FencedSession
 from factory.ports import Vitals
@@ -18,10 +18,10 @@ from schemas.factory import Transport
 from schemas.job import Engine, Stage
 from schemas.messages import Offer
 from tests.support.fleet import PRODUCT, job_now, submitted
-from tests.support.fleet_world import FactoryLife, World, fleet_world
+from tests.support.fleet_world import FactoryLife, FleetWorld, fleet_world
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually
-from tests.unit.factory.test_holding import at_work, ends, stage_is
+from tests.unit.factory.test_held_terms import at_work, ends, stage_is
 
 
 @in_virtual_time
@@ -44,11 +44,11 @@ async def test_a_new_session_says_the_old_ones_report_as_the_old_one_and_hello_o
             way.heal()
         await new.opened()
         reports = [message for op, message in new.asked if op == "report"]
-        assert {message["sessionId"] for message in reports} == {old.wire.session_id}
+        assert {message["sessionId"] for message in reports} == {old.session.session_id}
         assert all(message.get("next") is None for message in reports)
         assert await ends(world, job) == [("reported", 1)]
         assert (await job_now(world.ctx, job)).stage is Stage.REVIEW
-        assert (old.wire.session_no, new.wire.session_no) == (1, 2)
+        assert (old.session.session_no, new.session.session_no) == (1, 2)
         assert not new.outbox.pending()
 
 
@@ -83,7 +83,7 @@ async def test_a_fenced_session_ends_kills_its_engine_and_says_nothing_more(
         await asyncio.sleep(120)
         assert len(old.asked) == said
         assert not old.outbox.pending(), "a fenced term has nothing to report"
-        assert new.wire.session_no == 8
+        assert new.session.session_no == 8
         assert await ends(world, job) == [("reaped", 1)]
 
 
@@ -100,7 +100,7 @@ async def test_a_machine_whose_counter_has_fallen_behind_anothers_takes_over_whe
         with pytest.raises(FencedSession):
             await (await world.factory("f1")).task
         back = await (await world.factory("f1", takeover=True)).opened()
-        assert (other.wire.session_no, back.wire.session_no) == (8, 9)
+        assert (other.session.session_no, back.session.session_no) == (8, 9)
         with pytest.raises(FencedSession):
             await other.task
 
@@ -158,14 +158,14 @@ async def test_a_grant_that_arrives_while_it_drains_is_released_at_once_without_
         await asyncio.sleep(1)
         life.over_bus.late_s = {"claim": 3.0}
         job = await submitted(world.ctx)
-        await eventually(lambda: life.asking.pending)
+        await eventually(lambda: life.claiming.pending)
         life.agent.drain()
         await life.task
         assert [term.began_s for term in world.terms] == [None]
         assert await ends(world, job) == [("released", 1)]
 
 
-async def polling(world: World) -> FactoryLife:
+async def polling(world: FleetWorld) -> FactoryLife:
     """Idle, without a bus, and waiting for work over REST."""
     world.broker.stop()
     life = await (await world.factory("f1")).opened()
@@ -287,7 +287,7 @@ async def test_requests_that_are_lost_and_repeated_on_the_bus_take_effect_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with fleet_world(tmp_path, monkeypatch) as world:
-        world.broker.faults = Faults(loss=0.2, duplicate=0.3, delay_s=(0.0, 0.4))
+        world.broker.faults = BusFaults(loss=0.2, duplicate=0.3, delay_s=(0.0, 0.4))
         jobs = [await submitted(world.ctx, f"job-{number}") for number in range(8)]
         for name in ("f1", "f2"):
             await world.factory(name, seats=2)
@@ -327,7 +327,7 @@ async def test_without_the_bus_work_goes_on_over_rest_and_with_it_back_over_the_
         await stage_is(world, third, Stage.BUILDING)
 
 
-def offer(world: World, job_id: str = "nothing", **fields: Any) -> bytes:
+def offer(world: FleetWorld, job_id: str = "nothing", **fields: Any) -> bytes:
     now = world.ctx.clock.now()
     known: dict[str, Any] = {
         "product_id": PRODUCT,
@@ -344,7 +344,7 @@ def offer(world: World, job_id: str = "nothing", **fields: Any) -> bytes:
     return orjson.dumps(Offer(**{**known, **fields}).to_doc())
 
 
-async def claims_after(world: World, life: FactoryLife, data: bytes) -> int:
+async def claims_after(world: FleetWorld, life: FactoryLife, data: bytes) -> int:
     before = len([op for op, _ in life.asked if op == "claim"])
     await world.bus.publish(offer_subject(PRODUCT, ANY), data)
     await asyncio.sleep(1)
@@ -398,6 +398,6 @@ async def test_offers_heard_together_are_claimed_for_the_free_seats_only(
         await asyncio.sleep(0.5)
         claimed = {message["requestId"] for op, message in life.asked if op == "claim" and message.get("jobId")}
         assert len(life.asked) > before
-        assert claimed == set(life.asking.pending)
+        assert claimed == set(life.claiming.pending)
         assert len(claimed) == 2
-        assert life.asking.seats_free == 0
+        assert life.claiming.seats_free == 0

@@ -16,7 +16,7 @@ from schemas.messages import HelloAnswer
 from tests.support.fleet import job_now, submitted
 from tests.support.fleet_world import FactoryLife, fleet_world
 from tests.support.virtual import in_virtual_time
-from tests.unit.factory.test_holding import stage_is
+from tests.unit.factory.test_held_terms import stage_is
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_can_be_found_are_words_that_a_manifest_may_use() -> None:
 def on_machine(life: FactoryLife, *, configured: tuple[str, ...], found: tuple[str, ...]) -> None:
     """Before its session is opened."""
     life.agent._settings = dataclasses.replace(life.agent._settings, capabilities=configured, detected=found)
-    life.asking.capabilities = configured
+    life.claiming.capabilities = configured
 
 
 @in_virtual_time
@@ -58,7 +58,7 @@ async def test_a_coordinator_that_does_not_say_what_it_grants_leaves_a_factory_w
         plain = HelloAnswer.model_validate
         monkeypatch.setattr(HelloAnswer, "model_validate", lambda doc: plain({**doc, "capabilities": None}))
         await life.opened()
-        assert life.asking.capabilities == ("gpu",)
+        assert life.claiming.capabilities == ("gpu",)
 
 
 @in_virtual_time
@@ -71,7 +71,7 @@ async def test_what_was_configured_comes_first_where_a_hello_has_no_room_for_all
         await life.opened()
         said = next(message["capabilities"] for op, message in life.asked if op == "hello")
         assert (said[0], len(said)) == ("zebra", 64)
-        assert life.asking.capabilities == ()
+        assert life.claiming.capabilities == ()
         assert [one.levelname for one in caplog.records if "not enrolled for, and left out" in one.message] == [
             "WARNING"
         ]
@@ -87,7 +87,7 @@ async def test_what_is_found_is_offered_as_far_as_the_factory_is_enrolled_for_it
         on_machine(life, configured=("gpu",), found=("docker", "git"))
         await life.opened()
         await asyncio.sleep(1)
-        assert life.asking.capabilities == ("docker", "gpu")
+        assert life.claiming.capabilities == ("docker", "gpu")
         mine = await submitted(world.ctx, "mine", capabilities="[docker]")
         other = await submitted(world.ctx, "other", capabilities="[git]")
         await stage_is(world, mine, Stage.BUILDING)

@@ -14,7 +14,7 @@ from factory.link.failover import FailoverLink
 from factory.link.port import Unanswered
 from schemas.errors import ErrorCode, FleetError
 from schemas.factory import Transport
-from tests.support.fleet_world import FactoryLife, World, fleet_world
+from tests.support.fleet_world import FactoryLife, FleetWorld, fleet_world
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually
 
@@ -144,7 +144,7 @@ def exactly(*seconds: float) -> Any:
     return pytest.approx(list(seconds), abs=HAIR_S)
 
 
-async def without_a_broker(world: World) -> FactoryLife:
+async def without_a_broker(world: FleetWorld) -> FactoryLife:
     life = await (await world.factory("f1")).opened()
     await eventually(lambda: life.link.settled)
     world.broker.stop()

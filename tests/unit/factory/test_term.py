@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from factory.engines.shell import ShellEngine
-from factory.guard import TrustWindow
 from factory.process import EngineProcess
-from factory.session import TermSession
 from factory.term import Term, TermEnd, Tools
+from factory.term_state import TermState
+from factory.trust import TrustWindow
 from factory.workspace import Saved, Workspaces
 from runtime.clock import SystemClock
 from schemas.job import Outcome
@@ -53,7 +53,7 @@ class Life:
         script = f"```sh\n{body}\n```\n"
         granted = grant(body_md=script, started=True, term=term_times(LEASE_S, LEASE_S), **fields)
         trust = TrustWindow(self.clock.boot_s(), granted.term, 5.0, started=True)
-        self.session = TermSession(granted, trust, idle_limit_s=LEASE_S)
+        self.state = TermState(granted, trust, idle_limit_s=LEASE_S)
         self.workspaces = Workspaces(folder / "work", {})
         self.tree = folder / "work" / "worktrees" / "job1" / "1"
         tools = Tools(
@@ -68,12 +68,12 @@ class Life:
             send_log=self._send,
             save_checkpoint=self._saved,
         )
-        self.term = Term(self.session, tools)
+        self.term = Term(self.state, tools)
 
     async def _send(self, chunk: LogChunk) -> None:
         self.said += chunk.text
 
-    async def _saved(self, session: TermSession, saved: Saved) -> None:
+    async def _saved(self, state: TermState, saved: Saved) -> None:
         self.checkpoints.append(saved)
 
     def passes(self, seconds: float) -> None:
@@ -113,7 +113,7 @@ async def test_a_disk_that_is_full_ends_no_job_and_the_report_says_what_it_cost(
     with monkeypatch.context() as patch:  # while it is renewed and checkpoints are due
         patch.setattr("factory.process.note_trust", full)
         patch.setattr("factory.workspace.tempfile.TemporaryDirectory", full)
-        life.session.trust.extend(life.clock.boot_s(), 2 * LEASE_S, life.clock.boot_s())
+        life.state.trust.extend(life.clock.boot_s(), 2 * LEASE_S, life.clock.boot_s())
         life.term.poke()
         await asyncio.sleep(0.3)
     end = await running
@@ -126,7 +126,7 @@ async def test_a_disk_that_is_full_ends_no_job_and_the_report_says_what_it_cost(
 
 async def test_the_folder_of_a_term_goes_when_it_is_over_even_if_no_tree_was_ever_made(tmp_path: Path) -> None:
     life = Life(tmp_path, "true")
-    life.session.heard_stop(stop_order("cancel"), life.clock.boot_s())
+    life.state.heard_stop(stop_order("cancel"), life.clock.boot_s())
     assert (await ended(life)).result.outcome is Outcome.CANCELLED
     assert life.scratch.exists()
     await life.term.tidy(superseded=False)

@@ -155,7 +155,7 @@ async def test_a_job_that_waits_for_a_person_or_its_children_is_left_to_them(out
 async def test_what_a_commit_made_due_is_done_at_once_and_not_at_the_next_interval() -> None:
     ctx = coordinator()
     promoter = Promoter(ctx)
-    ctx.projector.tell(promoter.note)
+    ctx.projector.listen(promoter.note)
     factory, one, _, last = await two_and_one_that_waits(ctx, "any")
     await finished(ctx, factory, one)
     await promoter.run_noted(ctx.clock.now())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.enrolments import Enrolments, FactoryEnrolment, apply
+from coordinator.enrolment_file import Enrolments, FactoryEnrolment, apply
 from coordinator.http.app import RESOURCES
 from coordinator.store.port import FACTORIES, OPERATORS, Address
 from coordinator.store.queries import read_factory
@@ -14,7 +14,7 @@ from runtime.tokens import FACTORY, mint_token, token_hash
 from schemas.errors import ErrorCode, FleetError
 from schemas.factory import FactoryDoc, OperatorDoc
 from tests.support.fleet import PRODUCT, manifest
-from tests.support.rest import BANK, SHELL, World, problem_of
+from tests.support.rest import BANK, SHELL, RestWorld, problem_of
 from tests.support.virtual import in_virtual_time
 
 OPEN = {"/healthz", "/readyz"}
@@ -49,7 +49,7 @@ def test_every_route_is_looked_at() -> None:
 
 @pytest.mark.parametrize(("method", "path"), [one for one in ROUTES if one[1] not in OPEN])
 @in_virtual_time
-async def test_every_route_but_the_probes_needs_a_token(world: World, method: str, path: str) -> None:
+async def test_every_route_but_the_probes_needs_a_token(world: RestWorld, method: str, path: str) -> None:
     await world.enrolled()
     answer = await world.ask(method, path, None, json={})
     problem_of(answer, 401, "unauthorized")
@@ -76,21 +76,23 @@ async def test_every_route_but_the_probes_needs_a_token(world: World, method: st
     ],
 )
 @in_virtual_time
-async def test_a_malformed_or_wrong_token_gets_nothing(world: World, header: str) -> None:
+async def test_a_malformed_or_wrong_token_gets_nothing(world: RestWorld, header: str) -> None:
     await world.enrolled()
     answer = await world.get("/jobs", None, headers={"Authorization": header.encode("latin-1")})
     problem_of(answer, 401, "unauthorized")
 
 
 @in_virtual_time
-async def test_the_scheme_is_read_in_any_case(world: World) -> None:
+async def test_the_scheme_is_read_in_any_case(world: RestWorld) -> None:
     await world.enrolled()
     assert (await world.get("/jobs", None, headers={"Authorization": f"bearer  {world.ann}"})).status_code == 200
 
 
 @pytest.mark.parametrize(("method", "path", "body"), OPERATORS_ONLY)
 @in_virtual_time
-async def test_a_factorys_token_does_not_do_what_operators_do(world: World, method: str, path: str, body: Any) -> None:
+async def test_a_factorys_token_does_not_do_what_operators_do(
+    world: RestWorld, method: str, path: str, body: Any
+) -> None:
     await world.enrolled()
     before = await world.everything()
     answer = await world.ask(method, f"/api/fleet{path}", world.f1, json=body)
@@ -101,7 +103,7 @@ async def test_a_factorys_token_does_not_do_what_operators_do(world: World, meth
 @pytest.mark.parametrize(("method", "path", "body"), FACTORIES_ONLY)
 @in_virtual_time
 async def test_an_operators_token_does_not_do_what_factories_do(
-    world: World, method: str, path: str, body: Any
+    world: RestWorld, method: str, path: str, body: Any
 ) -> None:
     await world.enrolled()
     answer = await world.ask(method, f"/api/fleet{path}", world.ann, json=body)
@@ -111,7 +113,7 @@ async def test_an_operators_token_does_not_do_what_factories_do(
 @pytest.mark.parametrize("path", [*READS, "/jobs/{}/events/stream"])
 @in_virtual_time
 async def test_another_products_job_is_forbidden_under_its_name_and_unknown_under_ones_own(
-    world: World, path: str
+    world: RestWorld, path: str
 ) -> None:
     await world.enrolled()
     path = path.format(await world.submitted())
@@ -124,7 +126,7 @@ async def test_another_products_job_is_forbidden_under_its_name_and_unknown_unde
 
 
 @in_virtual_time
-async def test_nothing_is_submitted_to_another_product_however_it_is_named(world: World) -> None:
+async def test_nothing_is_submitted_to_another_product_however_it_is_named(world: RestWorld) -> None:
     await world.enrolled()
     before = await world.everything()
     problem_of(await world.submit(product=BANK), 403, "forbidden")
@@ -136,7 +138,7 @@ async def test_nothing_is_submitted_to_another_product_however_it_is_named(world
 
 
 @in_virtual_time
-async def test_no_action_reaches_another_products_job(world: World) -> None:
+async def test_no_action_reaches_another_products_job(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     problem_of(await world.post(f"/jobs/{job_id}/actions/cancel", world.bob), 404, "not_found")
@@ -145,7 +147,7 @@ async def test_no_action_reaches_another_products_job(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_token_for_all_products_names_one(world: World) -> None:
+async def test_a_token_for_all_products_names_one(world: RestWorld) -> None:
     await world.enrolled()
     problem = problem_of(await world.get("/jobs", world.root), 422, "invalid_request")
     assert "x-product-id" in problem["detail"]
@@ -157,7 +159,7 @@ async def test_a_token_for_all_products_names_one(world: World) -> None:
 
 @pytest.mark.parametrize("named", ["Shop", "any", "a b", "../x", "a" * 33, "sh\u00f6p"])
 @in_virtual_time
-async def test_a_bad_product_id_is_told_with_what_is_allowed(world: World, named: str) -> None:
+async def test_a_bad_product_id_is_told_with_what_is_allowed(world: RestWorld, named: str) -> None:
     await world.enrolled()
     header = {"x-product-id": named.encode("latin-1")}
     for answer in (
@@ -172,7 +174,7 @@ async def test_a_bad_product_id_is_told_with_what_is_allowed(world: World, named
 
 
 @in_virtual_time
-async def test_a_revoked_factory_gets_nothing_from_the_next_request_on(world: World) -> None:
+async def test_a_revoked_factory_gets_nothing_from_the_next_request_on(world: RestWorld) -> None:
     await world.enrolled()
     await world.submitted()
     grant = await world.claimed()
@@ -187,7 +189,7 @@ async def test_a_revoked_factory_gets_nothing_from_the_next_request_on(world: Wo
 
 
 @in_virtual_time
-async def test_a_rotated_factory_is_heard_with_its_old_and_its_new_token(world: World) -> None:
+async def test_a_rotated_factory_is_heard_with_its_old_and_its_new_token(world: RestWorld) -> None:
     await world.enrolled()
     fresh = mint_token(FACTORY, PRODUCT, "f1")
     stored = await read_factory(world.store, PRODUCT, "f1")
@@ -200,7 +202,7 @@ async def test_a_rotated_factory_is_heard_with_its_old_and_its_new_token(world: 
 
 
 @in_virtual_time
-async def test_a_revoked_operator_gets_nothing_from_the_next_request_on(world: World) -> None:
+async def test_a_revoked_operator_gets_nothing_from_the_next_request_on(world: RestWorld) -> None:
     await world.enrolled()
     stored = await world.store.read(Address(OPERATORS, PRODUCT, "ann"))
     assert stored is not None
@@ -210,7 +212,7 @@ async def test_a_revoked_operator_gets_nothing_from_the_next_request_on(world: W
 
 
 @in_virtual_time
-async def test_a_factory_speaks_for_no_other_wherever_the_name_is_put(world: World) -> None:
+async def test_a_factory_speaks_for_no_other_wherever_the_name_is_put(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     grant = await world.claimed(world.f1)
@@ -239,7 +241,7 @@ async def test_a_factory_speaks_for_no_other_wherever_the_name_is_put(world: Wor
 
 
 @in_virtual_time
-async def test_a_factory_has_one_name_in_the_fleet_and_the_second_product_to_use_it_is_told(world: World) -> None:
+async def test_a_factory_has_one_name_in_the_fleet_and_the_second_product_to_use_it_is_told(world: RestWorld) -> None:
     await world.enrolled()
     await world.submitted()
     namesake = mint_token(FACTORY, BANK, "f1")
@@ -252,7 +254,7 @@ async def test_a_factory_has_one_name_in_the_fleet_and_the_second_product_to_use
 
 
 @in_virtual_time
-async def test_a_namesake_that_came_in_while_nobody_looked_speaks_for_nobody(world: World) -> None:
+async def test_a_namesake_that_came_in_while_nobody_looked_speaks_for_nobody(world: RestWorld) -> None:
     """Two coordinators may enrol one name for two products in the same instant: the later is not heard."""
     await world.enrolled()
     namesake = mint_token(FACTORY, BANK, "f1")
@@ -263,7 +265,7 @@ async def test_a_namesake_that_came_in_while_nobody_looked_speaks_for_nobody(wor
 
 
 @in_virtual_time
-async def test_the_file_of_enrolments_is_the_last_word_on_tokens(world: World) -> None:
+async def test_the_file_of_enrolments_is_the_last_word_on_tokens(world: RestWorld) -> None:
     await world.enrolled()
     fresh = mint_token(FACTORY, PRODUCT, "f1")
 
@@ -278,7 +280,7 @@ async def test_the_file_of_enrolments_is_the_last_word_on_tokens(world: World) -
 
 
 @in_virtual_time
-async def test_of_a_shared_factory_each_tenant_sees_what_concerns_it(world: World) -> None:
+async def test_of_a_shared_factory_each_tenant_sees_what_concerns_it(world: RestWorld) -> None:
     await world.enrolled()
     await world.submit(token=world.bob, key="secret")
     grant = await world.claimed(world.x1)
@@ -295,7 +297,7 @@ async def test_of_a_shared_factory_each_tenant_sees_what_concerns_it(world: Worl
 
 
 @in_virtual_time
-async def test_no_answer_tells_a_secret(world: World) -> None:
+async def test_no_answer_tells_a_secret(world: RestWorld) -> None:
     await world.enrolled()
     text = (await world.get("/factories", world.root)).text
     assert "tokenHash" not in text
@@ -304,7 +306,7 @@ async def test_no_answer_tells_a_secret(world: World) -> None:
 
 
 @in_virtual_time
-async def test_explain_names_no_factory_of_another_product(world: World) -> None:
+async def test_explain_names_no_factory_of_another_product(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     told = (await world.get(f"/jobs/{job_id}/explain", world.ann)).json()

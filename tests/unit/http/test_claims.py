@@ -11,7 +11,7 @@ import pytest
 from coordinator.handlers.budgets import set_paused
 from coordinator.loops.reaper import Reaper
 from tests.support.fleet import PRODUCT, manifest
-from tests.support.rest import BANK, SHELL, Stream, World, problem_of
+from tests.support.rest import BANK, SHELL, RestWorld, Stream, problem_of
 from tests.support.virtual import in_virtual_time
 
 COMMIT = "a" * 40
@@ -19,12 +19,12 @@ SAVED = {"number": 1, "ref": "refs/gigafactory/x/1", "commit": COMMIT}
 OK = {"outcome": "ok"}
 
 
-async def claim(world: World, token: str | None = None, **fields: Any) -> Any:
+async def claim(world: RestWorld, token: str | None = None, **fields: Any) -> Any:
     return await world.post("/claim", token or world.f1, json={**SHELL, "requestId": "r1", **fields})
 
 
 @in_virtual_time
-async def test_a_rest_only_client_goes_from_claim_to_report_without_a_heartbeat(world: World) -> None:
+async def test_a_rest_only_client_goes_from_claim_to_report_without_a_heartbeat(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     grant = await world.claimed()
@@ -49,7 +49,7 @@ async def test_a_rest_only_client_goes_from_claim_to_report_without_a_heartbeat(
 
 
 @in_virtual_time
-async def test_a_repeated_claim_is_answered_with_the_same_grant_and_takes_no_second_job(world: World) -> None:
+async def test_a_repeated_claim_is_answered_with_the_same_grant_and_takes_no_second_job(world: RestWorld) -> None:
     await world.enrolled()
     await world.submitted("one")
     await world.submitted("two")
@@ -60,7 +60,7 @@ async def test_a_repeated_claim_is_answered_with_the_same_grant_and_takes_no_sec
 
 
 @in_virtual_time
-async def test_nothing_to_claim_says_why(world: World) -> None:
+async def test_nothing_to_claim_says_why(world: RestWorld) -> None:
     await world.enrolled()
     answer = (await claim(world)).json()
     assert answer["grants"] == []
@@ -68,7 +68,7 @@ async def test_nothing_to_claim_says_why(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_waiting_claim_wakes_on_a_submit(world: World) -> None:
+async def test_a_waiting_claim_wakes_on_a_submit(world: RestWorld) -> None:
     await world.enrolled()
     asked_s = asyncio.get_running_loop().time()
     waiting = asyncio.create_task(claim(world, waitS=20))
@@ -81,7 +81,7 @@ async def test_a_waiting_claim_wakes_on_a_submit(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_waiting_claim_looks_past_what_others_took_and_goes_on_waiting(world: World) -> None:
+async def test_a_waiting_claim_looks_past_what_others_took_and_goes_on_waiting(world: RestWorld) -> None:
     await world.enrolled()
     waiting = asyncio.create_task(claim(world, waitS=20))
     await asyncio.sleep(1)
@@ -95,7 +95,7 @@ async def test_a_waiting_claim_looks_past_what_others_took_and_goes_on_waiting(w
 @pytest.mark.parametrize(("wait_s", "held_s"), [(0, 0), (7.5, 7.5), (60, 20)])
 @in_virtual_time
 async def test_a_waiting_claim_is_answered_empty_after_its_wait_or_20_s(
-    world: World, wait_s: float, held_s: float
+    world: RestWorld, wait_s: float, held_s: float
 ) -> None:
     await world.enrolled()
     asked_s = asyncio.get_running_loop().time()
@@ -104,7 +104,7 @@ async def test_a_waiting_claim_is_answered_empty_after_its_wait_or_20_s(
 
 
 @in_virtual_time
-async def test_a_client_that_hung_up_takes_no_job_away(world: World) -> None:
+async def test_a_client_that_hung_up_takes_no_job_away(world: RestWorld) -> None:
     await world.enrolled()
     body = orjson.dumps({**SHELL, "requestId": "r1", "waitS": 20})
     headers = {"authorization": f"Bearer {world.f1}", "content-type": "application/json"}
@@ -118,7 +118,7 @@ async def test_a_client_that_hung_up_takes_no_job_away(world: World) -> None:
 
 
 @in_virtual_time
-async def test_the_header_narrows_a_claim_to_one_product(world: World) -> None:
+async def test_the_header_narrows_a_claim_to_one_product(world: RestWorld) -> None:
     await world.enrolled()
     await world.submitted()
     assert (await claim(world, world.x1, engines=["shell"])).json()["grants"]
@@ -134,7 +134,7 @@ async def test_the_header_narrows_a_claim_to_one_product(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_claim_by_id_says_why_not(world: World) -> None:
+async def test_a_claim_by_id_says_why_not(world: RestWorld) -> None:
     await world.enrolled()
     gpu = await world.submitted("gpu", capabilities="[gpu]")
     problem = problem_of(await claim(world, jobId=gpu), 409, "no_capability")
@@ -150,7 +150,7 @@ async def test_a_claim_by_id_says_why_not(world: World) -> None:
 
 @in_virtual_time
 async def test_a_paused_product_starts_nothing_new(tmp_path: Any) -> None:
-    world = await World(tmp_path, budgets=True).enrolled()
+    world = await RestWorld(tmp_path, budgets=True).enrolled()
     job_id = await world.submitted()
     await set_paused(world.ctx, PRODUCT, paused=True)
     problem_of(await claim(world, jobId=job_id), 409, "budget_paused")
@@ -180,7 +180,7 @@ WRONG_CLAIMS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("fields", "words"), WRONG_CLAIMS, ids=[str(number) for number in range(len(WRONG_CLAIMS))])
 @in_virtual_time
-async def test_a_wrong_claim_is_refused_with_its_place(world: World, fields: dict[str, Any], words: str) -> None:
+async def test_a_wrong_claim_is_refused_with_its_place(world: RestWorld, fields: dict[str, Any], words: str) -> None:
     await world.enrolled()
     await world.submitted()
     before = await world.everything()
@@ -191,7 +191,7 @@ async def test_a_wrong_claim_is_refused_with_its_place(world: World, fields: dic
 
 
 @in_virtual_time
-async def test_a_patch_says_exactly_one_thing(world: World) -> None:
+async def test_a_patch_says_exactly_one_thing(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed()
@@ -216,7 +216,7 @@ async def test_a_patch_says_exactly_one_thing(world: World) -> None:
     assert await world.job(job_id) == before
 
 
-async def each_word(world: World, job_id: str, token: str, epoch: int) -> list[Any]:
+async def each_word(world: RestWorld, job_id: str, token: str, epoch: int) -> list[Any]:
     """Everything that a holder can say of its term."""
     term = {"leaseEpoch": epoch}
     return [
@@ -231,7 +231,7 @@ async def each_word(world: World, job_id: str, token: str, epoch: int) -> list[A
 
 @pytest.mark.parametrize("epoch", [2, 7, 2**53])
 @in_virtual_time
-async def test_a_wrong_epoch_is_fenced_and_changes_nothing(world: World, epoch: int) -> None:
+async def test_a_wrong_epoch_is_fenced_and_changes_nothing(world: RestWorld, epoch: int) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed()
@@ -242,7 +242,7 @@ async def test_a_wrong_epoch_is_fenced_and_changes_nothing(world: World, epoch: 
 
 
 @in_virtual_time
-async def test_another_factorys_job_is_fenced_and_unchanged(world: World) -> None:
+async def test_another_factorys_job_is_fenced_and_unchanged(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed(world.f1)
@@ -253,7 +253,9 @@ async def test_another_factorys_job_is_fenced_and_unchanged(world: World) -> Non
 
 
 @in_virtual_time
-async def test_a_term_that_was_reaped_is_fenced_and_the_next_holder_goes_on_from_its_checkpoint(world: World) -> None:
+async def test_a_term_that_was_reaped_is_fenced_and_the_next_holder_goes_on_from_its_checkpoint(
+    world: RestWorld,
+) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed()
@@ -269,7 +271,7 @@ async def test_a_term_that_was_reaped_is_fenced_and_the_next_holder_goes_on_from
 
 
 @in_virtual_time
-async def test_a_job_of_nobody_is_not_found(world: World) -> None:
+async def test_a_job_of_nobody_is_not_found(world: RestWorld) -> None:
     await world.enrolled()
     for answer in await each_word(world, "nobody", world.f1, 1):
         problem_of(answer, 404, "not_found")
@@ -278,7 +280,7 @@ async def test_a_job_of_nobody_is_not_found(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_release_queues_the_job_with_its_reason_and_checkpoint(world: World) -> None:
+async def test_a_release_queues_the_job_with_its_reason_and_checkpoint(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed()
@@ -292,7 +294,7 @@ async def test_a_release_queues_the_job_with_its_reason_and_checkpoint(world: Wo
 
 
 @in_virtual_time
-async def test_a_release_names_no_outcome_of_a_report(world: World) -> None:
+async def test_a_release_names_no_outcome_of_a_report(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed()
@@ -302,7 +304,7 @@ async def test_a_release_names_no_outcome_of_a_report(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_report_with_next_has_two_independent_answers(world: World) -> None:
+async def test_a_report_with_next_has_two_independent_answers(world: RestWorld) -> None:
     await world.enrolled()
     one, two = await world.submitted("one"), await world.submitted("two")
     await world.post("/factories/hello", world.f1, json={"sessionId": "s1", "sessionNo": 1, "engines": ["shell"]})
@@ -321,7 +323,7 @@ async def test_a_report_with_next_has_two_independent_answers(world: World) -> N
 
 
 @in_virtual_time
-async def test_next_is_refused_to_an_older_session_while_its_report_counts(world: World) -> None:
+async def test_next_is_refused_to_an_older_session_while_its_report_counts(world: RestWorld) -> None:
     await world.enrolled()
     one = await world.submitted("one")
     await world.claimed()
@@ -335,7 +337,7 @@ async def test_next_is_refused_to_an_older_session_while_its_report_counts(world
 
 
 @in_virtual_time
-async def test_a_stop_is_told_in_the_answer_to_a_renewal(world: World) -> None:
+async def test_a_stop_is_told_in_the_answer_to_a_renewal(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed()
@@ -349,7 +351,7 @@ async def test_a_stop_is_told_in_the_answer_to_a_renewal(world: World) -> None:
 
 
 @in_virtual_time
-async def test_sessions_open_by_hello_and_live_by_heartbeats(world: World) -> None:
+async def test_sessions_open_by_hello_and_live_by_heartbeats(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     asked = await world.post("/factories/hello", world.f1, json={"sessionId": "s1"})
@@ -371,7 +373,7 @@ async def test_sessions_open_by_hello_and_live_by_heartbeats(world: World) -> No
 
 
 @in_virtual_time
-async def test_the_whole_of_a_long_body_is_in_the_grant(world: World) -> None:
+async def test_the_whole_of_a_long_body_is_in_the_grant(world: RestWorld) -> None:
     await world.enrolled()
     await world.submit(manifest("€" * 50_000), key="k")
     assert (await world.claimed())["bodyMd"] == "€" * 50_000

@@ -9,11 +9,11 @@ import pytest
 
 from coordinator.http import jobs as routes
 from tests.support.fleet import PRODUCT
-from tests.support.rest import World, problem_of
+from tests.support.rest import RestWorld, problem_of
 from tests.support.virtual import in_virtual_time
 
 
-async def pages(world: World, query: str = "") -> list[list[str]]:
+async def pages(world: RestWorld, query: str = "") -> list[list[str]]:
     """The titles of every page, asked for until the cursor ends."""
     found, cursor = [], ""
     while True:
@@ -26,7 +26,7 @@ async def pages(world: World, query: str = "") -> list[list[str]]:
         cursor = f"&cursor={page['nextCursor']}"
 
 
-async def with_jobs(world: World, count: int, **keys: Any) -> None:
+async def with_jobs(world: RestWorld, count: int, **keys: Any) -> None:
     await world.enrolled()
     for number in range(count):
         await world.submitted(f"k{number}", title=f"t{number}", **keys)
@@ -34,7 +34,7 @@ async def with_jobs(world: World, count: int, **keys: Any) -> None:
 
 
 @in_virtual_time
-async def test_a_list_is_newest_first_and_paged_without_a_gap_or_a_double(world: World) -> None:
+async def test_a_list_is_newest_first_and_paged_without_a_gap_or_a_double(world: RestWorld) -> None:
     await with_jobs(world, 7)
     newest_first = [f"t{number}" for number in reversed(range(7))]
     assert await pages(world) == [newest_first]
@@ -44,7 +44,7 @@ async def test_a_list_is_newest_first_and_paged_without_a_gap_or_a_double(world:
 
 
 @in_virtual_time
-async def test_what_is_submitted_while_paging_shifts_no_page(world: World) -> None:
+async def test_what_is_submitted_while_paging_shifts_no_page(world: RestWorld) -> None:
     await with_jobs(world, 4)
     first = (await world.get("/jobs?limit=2", world.ann)).json()
     await world.submitted("late", title="late")
@@ -53,7 +53,7 @@ async def test_what_is_submitted_while_paging_shifts_no_page(world: World) -> No
 
 
 @in_virtual_time
-async def test_filters_narrow_the_list_and_page_too(world: World) -> None:
+async def test_filters_narrow_the_list_and_page_too(world: RestWorld) -> None:
     await with_jobs(world, 3)
     await world.submitted("g1", title="'Paint [red]'", capabilities="[gpu]")
     await asyncio.sleep(1)
@@ -70,7 +70,7 @@ async def test_filters_narrow_the_list_and_page_too(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_rare_find_is_looked_for_in_bounded_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rare_find_is_looked_for_in_bounded_steps(world: RestWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes, "FILTERED_PAGE", 2)
     monkeypatch.setattr(routes, "PAGES_MAX", 2)
     await with_jobs(world, 11)
@@ -83,7 +83,7 @@ async def test_a_rare_find_is_looked_for_in_bounded_steps(world: World, monkeypa
     "query", ["limit=0", "limit=201", "limit=x", "stage=sold", f"q={'x' * 201}", f"cursor={'x' * 201}"]
 )
 @in_virtual_time
-async def test_a_wrong_question_is_refused_with_its_place(world: World, query: str) -> None:
+async def test_a_wrong_question_is_refused_with_its_place(world: RestWorld, query: str) -> None:
     await world.enrolled()
     problem = problem_of(await world.get(f"/jobs?{query}", world.ann), 422, "invalid_request")
     assert problem["detail"].startswith(f"query.{query.split('=')[0]}: ")
@@ -91,14 +91,14 @@ async def test_a_wrong_question_is_refused_with_its_place(world: World, query: s
 
 
 @in_virtual_time
-async def test_a_foreign_cursor_finds_a_page_and_breaks_nothing(world: World) -> None:
+async def test_a_foreign_cursor_finds_a_page_and_breaks_nothing(world: RestWorld) -> None:
     await with_jobs(world, 2)
     assert (await world.get("/jobs?cursor=zzzz", world.ann)).status_code == 200
     assert (await world.get("/jobs?cursor=%00", world.ann)).json()["jobs"] == []
 
 
 @in_virtual_time
-async def test_a_row_is_without_the_manifest_and_a_job_is_with_it(world: World) -> None:
+async def test_a_row_is_without_the_manifest_and_a_job_is_with_it(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     (row,) = (await world.get("/jobs", world.ann)).json()["jobs"]
@@ -111,7 +111,7 @@ async def test_a_row_is_without_the_manifest_and_a_job_is_with_it(world: World) 
 
 @pytest.mark.parametrize("job_id", ["nobody", "j" * 64])
 @in_virtual_time
-async def test_an_unknown_job_is_not_found(world: World, job_id: str) -> None:
+async def test_an_unknown_job_is_not_found(world: RestWorld, job_id: str) -> None:
     await world.enrolled()
     for path in ("", "/runs", "/events", "/explain", "/logs", "/events/stream"):
         problem_of(await world.get(f"/jobs/{job_id}{path}", world.ann), 404, "not_found")
@@ -121,7 +121,7 @@ async def test_an_unknown_job_is_not_found(world: World, job_id: str) -> None:
 
 @pytest.mark.parametrize("job_id", ["ledger", "lock:x", "J1", "any", "j" * 65, "%2e%2e"])
 @in_virtual_time
-async def test_what_is_no_job_id_is_refused_or_not_found(world: World, job_id: str) -> None:
+async def test_what_is_no_job_id_is_refused_or_not_found(world: RestWorld, job_id: str) -> None:
     await world.enrolled()
     answer = await world.get(f"/jobs/{job_id}", world.ann)
     assert answer.status_code in (404, 422)
@@ -130,7 +130,7 @@ async def test_what_is_no_job_id_is_refused_or_not_found(world: World, job_id: s
 
 @in_virtual_time
 async def test_a_guard_is_no_job(tmp_path: Any) -> None:
-    world = await World(tmp_path, budgets=True).enrolled()
+    world = await RestWorld(tmp_path, budgets=True).enrolled()
     await world.submitted()
     for path in ("", "/runs", "/events", "/explain"):
         problem_of(await world.get(f"/jobs/ledger{path}", world.ann), 404, "not_found")
@@ -138,7 +138,7 @@ async def test_a_guard_is_no_job(tmp_path: Any) -> None:
 
 
 @in_virtual_time
-async def test_an_action_under_one_key_takes_effect_once(world: World) -> None:
+async def test_an_action_under_one_key_takes_effect_once(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.reviewed()
     await world.post(f"/jobs/{job_id}/review", world.ann, json={"verdict": "approve"})
@@ -152,7 +152,7 @@ async def test_an_action_under_one_key_takes_effect_once(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_repeated_requeue_does_not_requeue_what_failed_again_meanwhile(world: World) -> None:
+async def test_a_repeated_requeue_does_not_requeue_what_failed_again_meanwhile(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     key = {"Idempotency-Key": "again"}
@@ -164,7 +164,7 @@ async def test_a_repeated_requeue_does_not_requeue_what_failed_again_meanwhile(w
 
 
 @in_virtual_time
-async def test_each_action_leads_where_it_says_and_keeps_its_reason(world: World) -> None:
+async def test_each_action_leads_where_it_says_and_keeps_its_reason(world: RestWorld) -> None:
     await world.enrolled()
 
     async def act(job_id: str, action: str, **body: Any) -> str:
@@ -188,7 +188,7 @@ def saved() -> dict[str, Any]:
 
 
 @in_virtual_time
-async def test_an_illegal_transition_is_refused_with_what_is_legal_and_changes_nothing(world: World) -> None:
+async def test_an_illegal_transition_is_refused_with_what_is_legal_and_changes_nothing(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     before = await world.everything()
@@ -200,7 +200,7 @@ async def test_an_illegal_transition_is_refused_with_what_is_legal_and_changes_n
 
 
 @in_virtual_time
-async def test_wrong_actions_are_refused_with_what_is_allowed(world: World) -> None:
+async def test_wrong_actions_are_refused_with_what_is_allowed(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     before = await world.everything()
@@ -216,7 +216,7 @@ async def test_wrong_actions_are_refused_with_what_is_allowed(world: World) -> N
 
 
 @in_virtual_time
-async def test_a_preempt_tells_the_holder_of_the_named_term_only(world: World) -> None:
+async def test_a_preempt_tells_the_holder_of_the_named_term_only(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     grant = await world.claimed()
@@ -230,7 +230,7 @@ async def test_a_preempt_tells_the_holder_of_the_named_term_only(world: World) -
 
 
 @in_virtual_time
-async def test_a_review_needs_as_many_people_as_the_manifest_says(world: World) -> None:
+async def test_a_review_needs_as_many_people_as_the_manifest_says(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.reviewed(review=2)
     path = f"/jobs/{job_id}/review"
@@ -245,7 +245,7 @@ async def test_a_review_needs_as_many_people_as_the_manifest_says(world: World) 
 
 @pytest.mark.parametrize(("verdict", "stage"), [("request_changes", "queued"), ("reject", "failed")])
 @in_virtual_time
-async def test_a_review_may_ask_for_changes_or_reject(world: World, verdict: str, stage: str) -> None:
+async def test_a_review_may_ask_for_changes_or_reject(world: RestWorld, verdict: str, stage: str) -> None:
     await world.enrolled()
     job_id = await world.reviewed()
     answer = await world.post(f"/jobs/{job_id}/review", world.ann, json={"verdict": verdict, "reason": "no tests"})
@@ -254,7 +254,7 @@ async def test_a_review_may_ask_for_changes_or_reject(world: World, verdict: str
 
 
 @in_virtual_time
-async def test_a_review_of_what_is_not_under_review_is_illegal(world: World) -> None:
+async def test_a_review_of_what_is_not_under_review_is_illegal(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     answer = await world.post(f"/jobs/{job_id}/review", world.ann, json={"verdict": "approve"})

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import logs as module
-from coordinator.logs import LogFiles
+from coordinator import term_logs as module
+from coordinator.term_logs import LogFiles
 from schemas.ids import JobKey
 from schemas.messages import LOG_CHUNK_MAX, LogChunk
-from tests.support.rest import World, problem_of
+from tests.support.rest import RestWorld, problem_of
 from tests.support.virtual import in_virtual_time
 
 KEY = JobKey("shop", "j1")
@@ -31,7 +31,7 @@ def whole(logs: LogFiles, epoch: int = 1) -> str:
 
 
 @in_virtual_time
-async def test_the_holder_writes_and_anybody_entitled_reads(world: World) -> None:
+async def test_the_holder_writes_and_anybody_entitled_reads(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     assert (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()["text"] == ""
@@ -51,7 +51,7 @@ async def test_the_holder_writes_and_anybody_entitled_reads(world: World) -> Non
 
 
 @in_virtual_time
-async def test_nobody_but_the_holder_writes(world: World) -> None:
+async def test_nobody_but_the_holder_writes(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed(world.f1)
@@ -67,7 +67,7 @@ async def test_nobody_but_the_holder_writes(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_chunk_over_the_bound_or_without_its_place_is_refused(world: World) -> None:
+async def test_a_chunk_over_the_bound_or_without_its_place_is_refused(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed()
@@ -78,7 +78,7 @@ async def test_a_chunk_over_the_bound_or_without_its_place_is_refused(world: Wor
 
 
 @in_virtual_time
-async def test_the_latest_term_that_printed_is_shown_unless_another_is_named(world: World) -> None:
+async def test_the_latest_term_that_printed_is_shown_unless_another_is_named(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     for epoch, text in ((1, "first"), (2, "second")):
@@ -92,7 +92,7 @@ async def test_the_latest_term_that_printed_is_shown_unless_another_is_named(wor
 
 
 @in_virtual_time
-async def test_following_tells_what_is_printed_and_ends_with_the_term(world: World) -> None:
+async def test_following_tells_what_is_printed_and_ends_with_the_term(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed()

@@ -15,7 +15,7 @@ from coordinator.http.bodies import SubmitBody
 from coordinator.http.problems import Problem
 from schemas.errors import ERRORS, ErrorCode
 from schemas.manifest import parse_manifest
-from tests.support.rest import World
+from tests.support.rest import RestWorld
 from tests.support.virtual import in_virtual_time
 
 ROUTES = {
@@ -29,19 +29,19 @@ EACH = pytest.mark.parametrize(("method", "path"), sorted(ROUTES), ids=str)
 RAW = ("post", "/api/fleet/jobs")  # reads its body itself
 
 
-def operation(world: World, method: str, path: str) -> dict[str, Any]:
+def operation(world: RestWorld, method: str, path: str) -> dict[str, Any]:
     told: dict[str, Any] = world.app.openapi()["paths"][path][method]
     return told
 
 
-def test_the_document_tells_of_every_route_and_no_other(world: World) -> None:
+def test_the_document_tells_of_every_route_and_no_other(world: RestWorld) -> None:
     paths = world.app.openapi()["paths"]
     assert {(method, path) for path, methods in paths.items() for method in methods} == set(ROUTES)
 
 
 @EACH
 def test_each_operation_has_a_summary_a_tag_and_the_problem_that_it_may_answer(
-    world: World, method: str, path: str
+    world: RestWorld, method: str, path: str
 ) -> None:
     told = operation(world, method, path)
     assert told["summary"]
@@ -53,7 +53,7 @@ def test_each_operation_has_a_summary_a_tag_and_the_problem_that_it_may_answer(
 
 
 @EACH
-def test_each_request_has_examples_that_its_own_model_takes(world: World, method: str, path: str) -> None:
+def test_each_request_has_examples_that_its_own_model_takes(world: RestWorld, method: str, path: str) -> None:
     told = operation(world, method, path).get("requestBody")
     if method == "get":
         assert told is None
@@ -82,7 +82,7 @@ def properties(annotation: Any) -> set[str]:
 
 
 @EACH
-def test_each_answer_has_an_example_that_its_own_model_takes(world: World, method: str, path: str) -> None:
+def test_each_answer_has_an_example_that_its_own_model_takes(world: RestWorld, method: str, path: str) -> None:
     route = ROUTES[method, path]
     told = operation(world, method, path)["responses"]
     if route.status_code == 204:
@@ -99,7 +99,7 @@ def test_each_answer_has_an_example_that_its_own_model_takes(world: World, metho
 
 
 @EACH
-def test_each_parameter_says_what_it_is(world: World, method: str, path: str) -> None:
+def test_each_parameter_says_what_it_is(world: RestWorld, method: str, path: str) -> None:
     for parameter in operation(world, method, path).get("parameters", ()):
         assert parameter["schema"]
         assert parameter["name"]
@@ -112,7 +112,7 @@ def test_the_examples_name_errors_of_the_registry() -> None:
 
 
 @in_virtual_time
-async def test_a_real_answer_has_the_shape_of_the_examples(world: World) -> None:
+async def test_a_real_answer_has_the_shape_of_the_examples(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     job = await world.job(job_id)
@@ -126,7 +126,7 @@ async def test_a_real_answer_has_the_shape_of_the_examples(world: World) -> None
 
 
 @in_virtual_time
-async def test_the_document_is_served_to_anybody(world: World) -> None:
+async def test_the_document_is_served_to_anybody(world: RestWorld) -> None:
     answer = await world.ask("GET", "/openapi.json", None)
     assert answer.status_code == 200
     assert answer.json() == world.app.openapi()

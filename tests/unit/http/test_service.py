@@ -10,25 +10,25 @@ import pytest
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import StoreError
 from tests.support.faulty import FaultyStore
-from tests.support.rest import World, problem_of
+from tests.support.rest import RestWorld, problem_of
 from tests.support.virtual import in_virtual_time
 
 
 @in_virtual_time
-async def test_the_process_says_that_it_lives_to_anybody(world: World) -> None:
+async def test_the_process_says_that_it_lives_to_anybody(world: RestWorld) -> None:
     answer = await world.ask("GET", "/healthz", None)
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
 @in_virtual_time
-async def test_without_a_bus_it_is_ready_and_degraded(world: World) -> None:
+async def test_without_a_bus_it_is_ready_and_degraded(world: RestWorld) -> None:
     answer = await world.ask("GET", "/readyz", None)
     assert answer.status_code == 200
     assert answer.json() == {"status": "degraded", "store": "ok", "bus": "unavailable: REST only"}
 
 
 @in_virtual_time
-async def test_with_store_and_bus_it_is_ready(world: World) -> None:
+async def test_with_store_and_bus_it_is_ready(world: RestWorld) -> None:
     world.bus.connected = True
     assert (await world.ask("GET", "/readyz", None)).json() == {"status": "ok", "store": "ok", "bus": "ok"}
 
@@ -36,7 +36,7 @@ async def test_with_store_and_bus_it_is_ready(world: World) -> None:
 @in_virtual_time
 async def test_without_the_store_it_is_not_ready_and_says_why(tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
-    world = World(tmp_path, store)  # type: ignore[arg-type]
+    world = RestWorld(tmp_path, store)  # type: ignore[arg-type]
 
     async def gone(call: Any) -> Any:
         raise StoreError("the disk is gone")
@@ -50,7 +50,7 @@ async def test_without_the_store_it_is_not_ready_and_says_why(tmp_path: Path) ->
 
 
 @in_virtual_time
-async def test_metrics_count_jobs_factories_and_transitions(world: World) -> None:
+async def test_metrics_count_jobs_factories_and_transitions(world: RestWorld) -> None:
     await world.enrolled()
     await world.submitted("one")
     await world.submitted("two")
@@ -75,13 +75,13 @@ async def test_metrics_count_jobs_factories_and_transitions(world: World) -> Non
 
 @pytest.mark.parametrize("path", ["/", "/api/fleet", "/api/fleet/nothing", "/api/fleet/jobs/j1/nothing", "/api/jobs"])
 @in_virtual_time
-async def test_what_is_no_route_is_a_problem_document(world: World, path: str) -> None:
+async def test_what_is_no_route_is_a_problem_document(world: RestWorld, path: str) -> None:
     await world.enrolled()
     assert path in problem_of(await world.ask("GET", path, world.ann), 404, "not_found")["detail"]
 
 
 @in_virtual_time
-async def test_a_wrong_method_is_told_with_the_right_ones(world: World) -> None:
+async def test_a_wrong_method_is_told_with_the_right_ones(world: RestWorld) -> None:
     await world.enrolled()
     answer = await world.ask("DELETE", "/healthz", world.ann)
     assert answer.status_code == 405

@@ -9,14 +9,14 @@ from typing import Any
 import orjson
 import pytest
 
-from coordinator.http.live import KEEP_ALIVE_S
+from coordinator.http.sse import KEEP_ALIVE_S
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import OPERATORS, Address, StoreError
 from schemas.factory import OperatorDoc
 from schemas.ids import JobKey
 from tests.support.faulty import FaultyStore
 from tests.support.fleet import PRODUCT
-from tests.support.rest import Stream, World, problem_of
+from tests.support.rest import RestWorld, Stream, problem_of
 from tests.support.virtual import in_virtual_time
 
 API = "/api/fleet/jobs"
@@ -28,7 +28,7 @@ async def settled(stream: Stream) -> list[tuple[str, str]]:
 
 
 @in_virtual_time
-async def test_events_are_paged_in_order_without_a_gap(world: World) -> None:
+async def test_events_are_paged_in_order_without_a_gap(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.reviewed(review=0)
     await world.post(f"/jobs/{job_id}/actions/ship", world.ann)
@@ -48,7 +48,7 @@ async def test_events_are_paged_in_order_without_a_gap(world: World) -> None:
 
 @pytest.mark.parametrize("number", ["-1", "x", "99999999999999999999999999"])
 @in_virtual_time
-async def test_a_wrong_number_is_refused_and_breaks_nothing(world: World, number: str) -> None:
+async def test_a_wrong_number_is_refused_and_breaks_nothing(world: RestWorld, number: str) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     for question in ("events?cursor", "runs?cursor", "logs?offset", "logs?epoch"):
@@ -59,7 +59,7 @@ async def test_a_wrong_number_is_refused_and_breaks_nothing(world: World, number
 
 
 @in_virtual_time
-async def test_a_stream_opens_with_its_mode_and_tells_each_event_once_as_it_happens(world: World) -> None:
+async def test_a_stream_opens_with_its_mode_and_tells_each_event_once_as_it_happens(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     async with world.streamed(f"{API}/{job_id}/events/stream", world.ann) as stream:
@@ -73,7 +73,7 @@ async def test_a_stream_opens_with_its_mode_and_tells_each_event_once_as_it_happ
 
 
 @in_virtual_time
-async def test_a_stream_resumes_behind_the_last_event_id(world: World) -> None:
+async def test_a_stream_resumes_behind_the_last_event_id(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.reviewed()
     async with world.streamed(f"{API}/{job_id}/events/stream", world.ann, last_event_id="3") as stream:
@@ -83,7 +83,7 @@ async def test_a_stream_resumes_behind_the_last_event_id(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_silent_stream_is_kept_alive_every_15_s(world: World) -> None:
+async def test_a_silent_stream_is_kept_alive_every_15_s(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     async with world.streamed(f"{API}/{job_id}/events/stream", world.ann) as stream:
@@ -98,8 +98,8 @@ async def test_a_silent_stream_is_kept_alive_every_15_s(world: World) -> None:
 @in_virtual_time
 async def test_without_a_bus_among_several_coordinators_a_stream_polls_and_says_so(tmp_path: Path) -> None:
     store = MemoryStore()
-    world = await World(tmp_path, store, alone=False).enrolled()
-    other = World(tmp_path, store, alone=False)
+    world = await RestWorld(tmp_path, store, alone=False).enrolled()
+    other = RestWorld(tmp_path, store, alone=False)
     other.ann = world.ann
     job_id = await world.submitted()
     async with world.streamed(f"{API}/{job_id}/events/stream", world.ann) as stream:
@@ -114,7 +114,7 @@ async def test_without_a_bus_among_several_coordinators_a_stream_polls_and_says_
 
 @in_virtual_time
 async def test_the_mode_is_told_anew_when_the_bus_comes_or_goes(tmp_path: Path) -> None:
-    world = await World(tmp_path, alone=False).enrolled()
+    world = await RestWorld(tmp_path, alone=False).enrolled()
     job_id = await world.submitted()
     async with world.streamed(f"{API}/{job_id}/events/stream", world.ann) as stream:
         await settled(stream)
@@ -126,7 +126,7 @@ async def test_the_mode_is_told_anew_when_the_bus_comes_or_goes(tmp_path: Path) 
 
 
 @in_virtual_time
-async def test_a_revoked_token_hears_no_more(world: World) -> None:
+async def test_a_revoked_token_hears_no_more(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed()
@@ -148,7 +148,7 @@ async def test_a_revoked_token_hears_no_more(world: World) -> None:
 @in_virtual_time
 async def test_a_stream_whose_store_fails_ends_and_can_be_resumed(tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
-    world = await World(tmp_path, store).enrolled()  # type: ignore[arg-type]
+    world = await RestWorld(tmp_path, store).enrolled()  # type: ignore[arg-type]
     job_id = await world.submitted()
 
     async def broken(call: Any) -> Any:
@@ -157,7 +157,7 @@ async def test_a_stream_whose_store_fails_ends_and_can_be_resumed(tmp_path: Path
     async with world.streamed(f"{API}/{job_id}/events/stream", world.ann) as stream:
         await settled(stream)
         store.script("read", broken)
-        world.feed.changed(JobKey(PRODUCT, job_id))
+        world.watchers.changed(JobKey(PRODUCT, job_id))
         await asyncio.sleep(1)
         assert stream.task.done()
         assert stream.task.exception() is None
@@ -166,7 +166,7 @@ async def test_a_stream_whose_store_fails_ends_and_can_be_resumed(tmp_path: Path
 
 
 @in_virtual_time
-async def test_listening_to_a_stream_is_no_sign_of_life(world: World) -> None:
+async def test_listening_to_a_stream_is_no_sign_of_life(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     async with world.streamed(f"{API}/{job_id}/events/stream", world.f1) as stream:
@@ -178,17 +178,17 @@ async def test_listening_to_a_stream_is_no_sign_of_life(world: World) -> None:
 
 
 @in_virtual_time
-async def test_who_hung_up_is_watched_for_no_more(world: World) -> None:
+async def test_who_hung_up_is_watched_for_no_more(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     async with world.streamed(f"{API}/{job_id}/events/stream", world.ann) as stream:
         await settled(stream)
-        assert world.feed._watchers
-    assert not world.feed._watchers
+        assert world.watchers._watchers
+    assert not world.watchers._watchers
 
 
 @in_virtual_time
-async def test_runs_tell_each_term_with_why_this_factory(world: World) -> None:
+async def test_runs_tell_each_term_with_why_this_factory(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed(world.f1)
@@ -207,7 +207,7 @@ async def test_runs_tell_each_term_with_why_this_factory(world: World) -> None:
 
 
 @in_virtual_time
-async def test_explain_says_why_a_job_waits_and_what_would_start_it(world: World) -> None:
+async def test_explain_says_why_a_job_waits_and_what_would_start_it(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted(capabilities="[gpu]")
     for token in (world.f1, world.f2, world.x1):
@@ -222,7 +222,7 @@ async def test_explain_says_why_a_job_waits_and_what_would_start_it(world: World
 
 
 @in_virtual_time
-async def test_explain_of_a_held_and_of_a_finished_job(world: World) -> None:
+async def test_explain_of_a_held_and_of_a_finished_job(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted(review=0)
     await world.claimed()

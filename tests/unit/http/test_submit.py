@@ -14,12 +14,12 @@ from schemas.ids import job_id_for
 from schemas.manifest import MANIFEST_BYTES_MAX
 from tests.support.faulty import FaultyStore, answer_lost, never_applied
 from tests.support.fleet import PRODUCT, manifest
-from tests.support.rest import World, problem_of
+from tests.support.rest import RestWorld, problem_of
 from tests.support.virtual import in_virtual_time
 
 
 @in_virtual_time
-async def test_a_manifest_is_taken_as_markdown_and_kept_verbatim(world: World) -> None:
+async def test_a_manifest_is_taken_as_markdown_and_kept_verbatim(world: RestWorld) -> None:
     await world.enrolled()
     raw = b"---\nengine: shell   # a comment\ntitle: 'A: \xc3\xa4'\n---\r\nbody\r\n"
     answer = await world.submit(raw, key="k")
@@ -31,7 +31,7 @@ async def test_a_manifest_is_taken_as_markdown_and_kept_verbatim(world: World) -
 
 
 @in_virtual_time
-async def test_a_manifest_is_taken_inside_json(world: World) -> None:
+async def test_a_manifest_is_taken_inside_json(world: RestWorld) -> None:
     await world.enrolled()
     body = {"manifest": manifest().decode(), "idempotencyKey": "k"}
     answer = await world.post("/jobs", world.ann, json=body)
@@ -40,7 +40,7 @@ async def test_a_manifest_is_taken_inside_json(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_repeat_under_the_same_key_is_answered_with_the_first_job(world: World) -> None:
+async def test_a_repeat_under_the_same_key_is_answered_with_the_first_job(world: RestWorld) -> None:
     await world.enrolled()
     first = await world.submit(manifest(), key="k")
     again = await world.submit(manifest(), key="k")
@@ -52,7 +52,7 @@ async def test_a_repeat_under_the_same_key_is_answered_with_the_first_job(world:
 
 
 @in_virtual_time
-async def test_the_same_key_for_another_manifest_is_a_conflict(world: World) -> None:
+async def test_the_same_key_for_another_manifest_is_a_conflict(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted("k")
     problem = problem_of(await world.submit(manifest("other\n"), key="k"), 409, "conflict")
@@ -60,13 +60,13 @@ async def test_the_same_key_for_another_manifest_is_a_conflict(world: World) -> 
 
 
 @in_virtual_time
-async def test_without_a_key_the_submit_is_said_not_to_be_safe_to_repeat(world: World) -> None:
+async def test_without_a_key_the_submit_is_said_not_to_be_safe_to_repeat(world: RestWorld) -> None:
     await world.enrolled()
     assert "not safe to repeat" in (await world.submit()).json()["warnings"][0]
 
 
 @in_virtual_time
-async def test_keys_and_products_that_contradict_each_other_are_conflicts(world: World) -> None:
+async def test_keys_and_products_that_contradict_each_other_are_conflicts(world: RestWorld) -> None:
     await world.enrolled()
     before = await world.everything()
     problem_of(await world.submit(manifest(idempotencyKey="a"), key="b"), 409, "conflict")
@@ -77,7 +77,7 @@ async def test_keys_and_products_that_contradict_each_other_are_conflicts(world:
 
 
 @in_virtual_time
-async def test_an_unknown_key_is_kept_and_warned_of_with_its_line(world: World) -> None:
+async def test_an_unknown_key_is_kept_and_warned_of_with_its_line(world: RestWorld) -> None:
     await world.enrolled()
     answer = await world.submit(manifest(colour="red"), key="k")
     assert answer.json()["warnings"] == ["line 3: unknown key 'colour' is kept but has no effect"]
@@ -109,7 +109,7 @@ WRONG: list[tuple[bytes, list[str]]] = [
 @pytest.mark.parametrize(("raw", "words"), WRONG, ids=[str(number) for number in range(len(WRONG))])
 @in_virtual_time
 async def test_a_bad_manifest_is_refused_with_place_found_and_allowed(
-    world: World, raw: bytes, words: list[str]
+    world: RestWorld, raw: bytes, words: list[str]
 ) -> None:
     await world.enrolled()
     before = await world.everything()
@@ -121,7 +121,7 @@ async def test_a_bad_manifest_is_refused_with_place_found_and_allowed(
 
 
 @in_virtual_time
-async def test_a_manifest_of_300_kib_is_too_large_and_one_of_256_is_not(world: World) -> None:
+async def test_a_manifest_of_300_kib_is_too_large_and_one_of_256_is_not(world: RestWorld) -> None:
     await world.enrolled()
     before = await world.everything()
     problem = problem_of(await world.submit(manifest("x" * 300 * 1024), key="k"), 413, "too_large")
@@ -140,7 +140,7 @@ async def chunks(total: int, size: int = 64 * 1024) -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("path", ["/jobs", "/jobs/batch"])
 @in_virtual_time
-async def test_a_request_over_the_bound_is_broken_off_while_it_arrives(world: World, path: str) -> None:
+async def test_a_request_over_the_bound_is_broken_off_while_it_arrives(world: RestWorld, path: str) -> None:
     """Chunked, so no header tells the length; as JSON the framework reads it, as markdown the route does."""
     await world.enrolled()
     before = await world.everything()
@@ -162,7 +162,7 @@ async def test_a_request_over_the_bound_is_broken_off_while_it_arrives(world: Wo
 
 
 @in_virtual_time
-async def test_a_declared_length_is_not_believed(world: World) -> None:
+async def test_a_declared_length_is_not_believed(world: RestWorld) -> None:
     await world.enrolled()
     headers = {"content-type": "application/json", "content-length": "10"}
     answer = await world.post("/jobs/batch", world.ann, content=chunks(3 * 1024 * 1024), headers=headers)
@@ -170,7 +170,7 @@ async def test_a_declared_length_is_not_believed(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_chunked_manifest_is_taken(world: World) -> None:
+async def test_a_chunked_manifest_is_taken(world: RestWorld) -> None:
     await world.enrolled()
 
     async def parts() -> AsyncIterator[bytes]:
@@ -197,7 +197,7 @@ async def test_a_chunked_manifest_is_taken(world: World) -> None:
     ],
 )
 @in_virtual_time
-async def test_a_malformed_request_is_refused_with_its_place(world: World, content: bytes, words: str) -> None:
+async def test_a_malformed_request_is_refused_with_its_place(world: RestWorld, content: bytes, words: str) -> None:
     await world.enrolled()
     answer = await world.post("/jobs/batch", world.ann, content=content, headers={"content-type": "application/json"})
     assert words in problem_of(answer, 422, "invalid_request")["detail"]
@@ -205,14 +205,14 @@ async def test_a_malformed_request_is_refused_with_its_place(world: World, conte
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"manifest": null}', b'{"manifest": "\\ud800"}'])
 @in_virtual_time
-async def test_a_malformed_json_submit_is_refused(world: World, content: bytes) -> None:
+async def test_a_malformed_json_submit_is_refused(world: RestWorld, content: bytes) -> None:
     await world.enrolled()
     answer = await world.post("/jobs", world.ann, content=content, headers={"content-type": "application/json"})
     problem_of(answer, 422, "invalid_request")
 
 
 @in_virtual_time
-async def test_a_key_of_no_or_too_many_characters_is_refused(world: World) -> None:
+async def test_a_key_of_no_or_too_many_characters_is_refused(world: RestWorld) -> None:
     await world.enrolled()
     for key in ("", "k" * 201):
         problem = problem_of(await world.submit(key=key), 422, "invalid_request")
@@ -224,7 +224,7 @@ def batch(*items: tuple[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 @in_virtual_time
-async def test_a_batch_answers_each_item_in_order(world: World) -> None:
+async def test_a_batch_answers_each_item_in_order(world: RestWorld) -> None:
     await world.enrolled()
     body = batch(("c", {"deps": "[b]"}), ("bad", {"timeout": "soon"}), ("b", {"deps": "[a]"}), ("a", {}))
     body["items"].append({"manifest": manifest(deps="[bad]").decode(), "idempotencyKey": "d"})
@@ -240,7 +240,7 @@ async def test_a_batch_answers_each_item_in_order(world: World) -> None:
 
 
 @in_virtual_time
-async def test_a_cycle_in_a_batch_is_named_and_takes_nobody_else_along(world: World) -> None:
+async def test_a_cycle_in_a_batch_is_named_and_takes_nobody_else_along(world: RestWorld) -> None:
     await world.enrolled()
     body = batch(("a", {"deps": "[b]", "title": "A"}), ("b", {"deps": "[a]", "title": "B"}), ("c", {"title": "C"}))
     a, b, c = (await world.post("/jobs/batch", world.ann, json=body)).json()["items"]
@@ -253,7 +253,7 @@ async def test_a_cycle_in_a_batch_is_named_and_takes_nobody_else_along(world: Wo
 
 
 @in_virtual_time
-async def test_a_repeated_batch_is_answered_with_the_first_jobs(world: World) -> None:
+async def test_a_repeated_batch_is_answered_with_the_first_jobs(world: RestWorld) -> None:
     await world.enrolled()
     body = batch(("a", {}), ("b", {"deps": "[a]"}))
     first = (await world.post("/jobs/batch", world.ann, json=body)).json()["items"]
@@ -263,7 +263,7 @@ async def test_a_repeated_batch_is_answered_with_the_first_jobs(world: World) ->
 
 
 @in_virtual_time
-async def test_a_batch_of_more_than_100_is_refused_whole(world: World) -> None:
+async def test_a_batch_of_more_than_100_is_refused_whole(world: RestWorld) -> None:
     await world.enrolled()
     before = await world.everything()
     body = batch(*[(f"k{number}", {}) for number in range(101)])
@@ -274,7 +274,7 @@ async def test_a_batch_of_more_than_100_is_refused_whole(world: World) -> None:
 @in_virtual_time
 async def test_a_submit_whose_outcome_is_not_known_is_unavailable_and_its_repeat_tells(tmp_path: Any) -> None:
     store = FaultyStore(MemoryStore())
-    world = await World(tmp_path, store).enrolled()  # type: ignore[arg-type]
+    world = await RestWorld(tmp_path, store).enrolled()  # type: ignore[arg-type]
     store.script("commit", answer_lost, *[never_applied] * 99)
     store.script("read", *[passes_then_fails(store, number) for number in range(500)])
     answer = await world.submit(key="k")
@@ -297,7 +297,7 @@ def passes_then_fails(store: FaultyStore, number: int) -> Any:
 @in_virtual_time
 async def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Any) -> None:
     store = FaultyStore(MemoryStore())
-    world = await World(tmp_path, store).enrolled()  # type: ignore[arg-type]
+    world = await RestWorld(tmp_path, store).enrolled()  # type: ignore[arg-type]
 
     async def full(call: Any) -> Any:
         raise StoreFull("the disk is full: nothing was written; make room and ask again")
@@ -313,7 +313,7 @@ async def test_a_mistake_of_the_coordinators_own_is_a_problem_document_without_i
     tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FaultyStore(MemoryStore())
-    world = await World(tmp_path, store).enrolled()  # type: ignore[arg-type]
+    world = await RestWorld(tmp_path, store).enrolled()  # type: ignore[arg-type]
 
     async def mistaken(call: Any) -> Any:
         raise KeyError("an inner secret")

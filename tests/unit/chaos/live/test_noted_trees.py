@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from chaos.checkers.every import CHECKERS
+from chaos.checkers.registry import CHECKERS
 from chaos.history import History
-from chaos.live.factory import NotedTrees, Spec
+from chaos.live.factory import FactorySpec, NotedTrees
 from factory.workspace import WorkspaceError, Workspaces, Worktree
 from schemas.messages import Grant
 from tests.support.terms import git, grant, make_repo, refs
@@ -29,7 +29,7 @@ class Noted:
     """The trees of a factory, and what was noted of them."""
 
     def __init__(self, root: Path) -> None:
-        spec = Spec(
+        spec = FactorySpec(
             factory_id="f1", life=LIFE, data="", url="", token_file="", bus_url="", bus_seed_file="", capabilities=(),
             seats=1, long_poll_s=1.0, checkpoint_every_s=1.0, record="", began_s=0.0,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from coordinator.store.port import (
     Stored,
     StoreError,
     StoreFull,
-    Verdict,
+    WriteStatus,
     Written,
     partition_of,
 )
@@ -29,17 +29,17 @@ from coordinator.store.port import (
 WRITES = frozenset({"create", "update", "delete", "commit", "project"})
 
 
-class Shelf(MemoryStore):
+class StoreValue(MemoryStore):
     """An etag counts the writes of its own document, so that what is the same by another way is equal."""
 
     number: int
 
-    def copy(self) -> Shelf:
-        shelf = Shelf(atomic_then=self._atomic_then)
+    def copy(self) -> StoreValue:
+        stored = StoreValue(atomic_then=self._atomic_then)
         for name, partitions in self._docs.items():
             if partitions:
-                shelf._docs[name] = {partition: dict(docs) for partition, docs in partitions.items()}
-        return shelf
+                stored._docs[name] = {partition: dict(docs) for partition, docs in partitions.items()}
+        return stored
 
     def key(self) -> Hashable:
         return frozenset(
@@ -71,7 +71,7 @@ class Answer(NamedTuple):
 
 
 UNKNOWN = Answer("unknown", trouble=lambda: Indefinite("nobody knows if it was applied"))
-CONFLICT = Answer(Written(Verdict.CONFLICT), Written(Verdict.CONFLICT))
+CONFLICT = Answer(Written(WriteStatus.CONFLICT), Written(WriteStatus.CONFLICT))
 FULL = Answer("full", trouble=lambda: StoreFull("there is no room"))
 
 
@@ -97,9 +97,9 @@ class Call:
         where = self.args[0]
         return frozenset({where if isinstance(where, str) else where.container})
 
-    def made(self, shelf: Shelf) -> Answer:
-        """Applies it to this very shelf."""
-        value = finished(getattr(shelf, self.method)(*self.args))
+    def made(self, stored: StoreValue) -> Answer:
+        """Applies it to `stored` itself."""
+        value = finished(getattr(stored, self.method)(*self.args))
         return Answer(_key(value), value)
 
     def first(self, count: int) -> Call:
@@ -198,10 +198,10 @@ class Fate(StrEnum):
     DIES = "applied, then the coordinator dies"
 
 
-class Outcome(NamedTuple):
-    """What may become of a call: the shelf afterwards, and the answer; None where its coordinator died."""
+class CallOutcome(NamedTuple):
+    """What may become of a call: the store afterwards, and the answer; None where its coordinator died."""
 
     fate: Fate
-    shelf: Shelf
+    stored: StoreValue
     answer: Answer | None
     flies: bool = False

@@ -14,7 +14,7 @@ import orjson
 
 from bus.port import Bus, BusError
 from bus.subjects import ctl_subject, event_subject, roster_subject
-from runtime.loop import ended
+from runtime.loop import cancel
 from schemas.job import Job
 from schemas.messages import Control, RosterNote
 from schemas.projections import EventDoc
@@ -28,7 +28,7 @@ class _Outgoing(NamedTuple):
     message_id: str | None
 
 
-class Outward:
+class Publisher:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._waiting: deque[_Outgoing] = deque(maxlen=WAITING_MAX)
@@ -36,11 +36,11 @@ class Outward:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="outward")
+        self._task = asyncio.create_task(self._run(), name="publisher")
 
     async def stop(self) -> None:
         if self._task is not None:
-            await ended(self._task)
+            await cancel(self._task)
 
     def after_commit(self, job: Job, events: tuple[EventDoc, ...]) -> None:
         for event in events:

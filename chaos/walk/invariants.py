@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from chaos.walk.shelf import Shelf
+from chaos.walk.store_value import StoreValue
 from coordinator.store.port import EVENTS, JOBS, LEASES
 from schemas.ids import LEDGER_ID
 
 Doc = dict[str, Any]
 
 
-def broken_by(before: Shelf, after: Shelf, *, tries_may_win_two: bool = False) -> Iterator[str]:
+def broken_by(before: StoreValue, after: StoreValue, *, tries_may_win_two: bool = False) -> Iterator[str]:
     """The laws that the step from one to the other breaks, each as a sentence."""
     jobs = _by_id(after, JOBS)
     yield from _locks(jobs)
@@ -35,8 +35,8 @@ def broken_by(before: Shelf, after: Shelf, *, tries_may_win_two: bool = False) -
             yield f"event {id_} was written anew"
 
 
-def _by_id(shelf: Shelf, container: str) -> dict[str, Doc]:
-    return {doc["id"]: doc for doc in shelf.docs(container)}
+def _by_id(stored: StoreValue, container: str) -> dict[str, Doc]:
+    return {doc["id"]: doc for doc in stored.docs(container)}
 
 
 def _moved(before: Doc, after: Doc) -> Iterator[str]:

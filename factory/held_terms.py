@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from factory.engines.port import EngineAdapter
-from factory.guard import TrustWindow
 from factory.link.port import Unanswered
-from factory.logs import SendChunk
 from factory.outbox import Outbox, Pending
 from factory.ports import Launch, Trees
 from factory.process import EngineProcess
-from factory.session import TermSession
+from factory.session import RETRY_FIRST_S, RETRY_MAX_S, Answered, Session
 from factory.term import Term, TermEnd, Tools
-from factory.wire import RETRY_FIRST_S, RETRY_MAX_S, Answered, Wire
+from factory.term_log import SendChunk
+from factory.term_state import TermState
+from factory.trust import TrustWindow
 from factory.workspace import Saved
 from runtime.clock import Clock
 from schemas.errors import ErrorCode, FleetError
@@ -49,7 +49,7 @@ TermKey = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class HoldingSettings:
+class HeldTermsSettings:
     terms: Path
     adapters: Mapping[Engine, EngineAdapter]
     checkpoint_every_s: float
@@ -63,13 +63,13 @@ class _Running:
     task: asyncio.Task[None]
 
 
-class Holdings:
+class HeldTerms:
     """`on_free` is called whenever a seat becomes free."""
 
     def __init__(
         self,
-        settings: HoldingSettings,
-        wire: Wire,
+        settings: HeldTermsSettings,
+        session: Session,
         clock: Clock,
         workspaces: Trees,
         outbox: Outbox,
@@ -77,7 +77,7 @@ class Holdings:
         on_free: Callable[[], None],
     ) -> None:
         self._settings = settings
-        self._wire = wire
+        self._session = session
         self._clock = clock
         self._workspaces = workspaces
         self._outbox = outbox
@@ -106,7 +106,7 @@ class Holdings:
                 product_id=one.term.grant.product_id,
                 job_id=one.term.grant.job_id,
                 lease_epoch=one.term.grant.lease_epoch,
-                progress_at=self._progress_at(one.term.session),
+                progress_at=self._progress_at(one.term.state),
             )
             for one in self._running.values()
         )
@@ -133,7 +133,7 @@ class Holdings:
         return len(answer.grants)
 
     def _give_back(self, grant: Grant) -> None:
-        release = ReleaseRequest(**self._wire.of_term(grant), outcome=Outcome.RELEASED, reason="duplicate")
+        release = ReleaseRequest(**self._session.of_term(grant), outcome=Outcome.RELEASED, reason="duplicate")
         log.info("term %d of %s is one more than was asked for: it is released", grant.lease_epoch, grant.job_id)
 
         async def said() -> None:
@@ -149,25 +149,25 @@ class Holdings:
         one = self._running.get((told.job_id, told.lease_epoch))
         if one is None:
             return
-        session = one.term.session
+        state = one.term.state
         if not told.granted:
-            session.heard_fenced()
-        elif told.term is not None and session.start_acknowledged:
-            session.trust.extend(asked_at_s, told.term.lease_left_s, self._clock.boot_s())
+            state.heard_fenced()
+        elif told.term is not None and state.start_acknowledged:
+            state.trust.extend(asked_at_s, told.term.lease_left_s, self._clock.boot_s())
         if told.stop is not None:
-            session.heard_stop(told.stop, self._clock.boot_s())
+            state.heard_stop(told.stop, self._clock.boot_s())
         one.term.poke()
 
     def heard_stop(self, job_id: str, lease_epoch: int, stop: StopOrder) -> None:
         one = self._running.get((job_id, lease_epoch))
         if one is not None:
-            one.term.session.heard_stop(stop, self._clock.boot_s())
+            one.term.state.heard_stop(stop, self._clock.boot_s())
             one.term.poke()
 
     def drain(self, by_s: float) -> None:
         self._drain_by_s = by_s
         for one in self._running.values():
-            one.term.session.drain(by_s)
+            one.term.state.drain(by_s)
             one.term.poke()
 
     async def settled(self) -> None:
@@ -179,7 +179,7 @@ class Holdings:
         """The session is over: every engine ends now, and nothing more is said."""
         tasks = list(self._tasks)
         for one in self._running.values():
-            one.term.session.heard_fenced()
+            one.term.state.heard_fenced()
             one.term.poke()
         if tasks:
             await asyncio.wait(tasks, timeout=END_WITHIN_S)
@@ -205,34 +205,34 @@ class Holdings:
         while self._ended and self._ended[oldest := next(iter(self._ended))] <= now_s:
             del self._ended[oldest]
 
-    def _progress_at(self, session: TermSession) -> datetime | None:
-        if session.progress_s is None:
+    def _progress_at(self, state: TermState) -> datetime | None:
+        if state.progress_s is None:
             return None
         return datetime.fromtimestamp(
-            self._clock.now().timestamp() - (self._clock.boot_s() - session.progress_s), self._clock.now().tzinfo
+            self._clock.now().timestamp() - (self._clock.boot_s() - state.progress_s), self._clock.now().tzinfo
         )
 
     def _start(self, grant: Grant, asked_at_s: float) -> None:
         trust = TrustWindow(asked_at_s, grant.term, self.margin_s, started=grant.started)
-        session = TermSession(grant, trust, self._settings.idle_limit_s)
-        self._wire.note_now(grant.term.now)
+        state = TermState(grant, trust, self._settings.idle_limit_s)
+        self._session.note_now(grant.term.now)
         if grant.stop is not None:
-            session.heard_stop(grant.stop, self._clock.boot_s())
+            state.heard_stop(grant.stop, self._clock.boot_s())
         if self._drain_by_s is not None:
-            session.drain(self._clock.boot_s())  # it arrived too late: back at once
+            state.drain(self._clock.boot_s())  # it arrived too late: back at once
         tools = Tools(
             clock=self._clock,
             workspaces=self._workspaces,
             launch=self._settings.launch,
             adapter=self._settings.adapters[grant.engine],
             scratch=self._settings.terms / f"{grant.job_id}-{grant.lease_epoch}",
-            factory_id=self._wire.factory_id,
-            session_id=self._wire.session_id,
+            factory_id=self._session.factory_id,
+            session_id=self._session.session_id,
             checkpoint_every_s=self._settings.checkpoint_every_s,
             send_log=self._send_log,
             save_checkpoint=self._save_checkpoint,
         )
-        term = Term(session, tools)
+        term = Term(state, tools)
         key = (grant.job_id, grant.lease_epoch)
         task = asyncio.create_task(self._run(term, key), name=f"term {grant.job_id}:{grant.lease_epoch}")
         self._running[key] = _Running(term, task)
@@ -253,7 +253,7 @@ class Holdings:
                 with contextlib.suppress(asyncio.CancelledError):
                     await starting
             try:
-                superseded = term.session.fenced or not await self._say_end(term, end, key)
+                superseded = term.state.fenced or not await self._say_end(term, end, key)
             except FleetError as error:
                 log.warning("the end of %s stays on disk for the next session: %s", term.grant.job_id, error.message)
                 superseded = True
@@ -264,55 +264,55 @@ class Holdings:
 
     async def _acknowledge_start(self, term: Term) -> None:
         """Beside the work; until it is acknowledged, trust ends in time for the take-back."""
-        request = StartRequest(**self._wire.of_term(term.grant)).to_doc()
-        session, wait_s = term.session, RETRY_FIRST_S
-        while session.trust.holds(self._clock.boot_s()):
+        request = StartRequest(**self._session.of_term(term.grant)).to_doc()
+        state, wait_s = term.state, RETRY_FIRST_S
+        while state.trust.holds(self._clock.boot_s()):
             asked_at_s = self._clock.boot_s()
             try:
-                answer = TermAnswer.model_validate(await self._wire.call("start", request))
+                answer = TermAnswer.model_validate(await self._session.call("start", request))
             except Unanswered:
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, RETRY_MAX_S)
                 continue
             except FleetError as error:
                 log.info("the start of %s was refused: %s", term.grant.job_id, error.message)
-                session.heard_fenced()
+                state.heard_fenced()
             else:
-                session.start_acknowledged = True
-                session.trust.extend(asked_at_s, answer.term.lease_left_s, self._clock.boot_s())
+                state.start_acknowledged = True
+                state.trust.extend(asked_at_s, answer.term.lease_left_s, self._clock.boot_s())
                 if answer.stop is not None:
-                    session.heard_stop(answer.stop, self._clock.boot_s())
+                    state.heard_stop(answer.stop, self._clock.boot_s())
             term.poke()
             return
 
-    async def _save_checkpoint(self, session: TermSession, saved: Saved) -> None:
+    async def _save_checkpoint(self, state: TermState, saved: Saved) -> None:
         """Told once: if nobody hears it, the commit is pushed all the same and the next one tells of more."""
         request = CheckpointRequest(
-            **self._wire.of_term(session.grant),
-            number=session.next_checkpoint(),
+            **self._session.of_term(state.grant),
+            number=state.next_checkpoint(),
             ref=saved.ref,
             commit=saved.commit,
             local=saved.local,
         )
         try:
-            await self._wire.call("checkpoint", request.to_doc())
+            await self._session.call("checkpoint", request.to_doc())
         except Unanswered as error:
-            log.info("a checkpoint of %s was not heard: %s", session.grant.job_id, error)
+            log.info("a checkpoint of %s was not heard: %s", state.grant.job_id, error)
         except FleetError as error:
-            log.info("a checkpoint of %s was refused: %s", session.grant.job_id, error.message)
+            log.info("a checkpoint of %s was refused: %s", state.grant.job_id, error.message)
             if error.code is ErrorCode.FENCED:
-                session.heard_fenced()
+                state.heard_fenced()
 
     async def _say_end(self, term: Term, end: TermEnd, key: TermKey) -> bool:
         """On disk first, then until it is acknowledged. False: the term was not this holder's any more."""
-        fields = {**self._wire.of_term(term.grant), "checkpoint": end.checkpoint}
+        fields = {**self._session.of_term(term.grant), "checkpoint": end.checkpoint}
         if end.release:
             said = ReleaseRequest(**fields, outcome=end.result.outcome, reason=end.result.summary)
             _, accepted = await self._deliver(self._put("release", said.to_doc()))
             return accepted
-        report = ReportRequest(**fields, result=end.result, insights=end.insights, session_no=self._wire.session_no)
+        report = ReportRequest(**fields, result=end.result, insights=end.insights, session_no=self._session.session_no)
         pending = self._put("report", report.to_doc())
-        request_id = self._wire.request_id()
+        request_id = self._session.request_id()
         if self._drain_by_s is None:  # asked for in the same round trip, but never on disk: it is this session's ask
             ask = NextRequest(request_id=request_id)
             pending = pending._replace(message={**pending.message, "next": ask.to_doc()})
@@ -339,7 +339,7 @@ class Holdings:
         """Until it is answered; and whether it was accepted, or refused for good. Raises FleetError unauthorized."""
         while True:
             try:
-                answer = await self._wire.insist(pending.op, pending.message)
+                answer = await self._session.insist(pending.op, pending.message)
                 refusal = answer.doc.get("reportError")
             except FleetError as error:
                 if error.code is ErrorCode.UNAUTHORIZED:  # the asker was refused, not what it said

@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from chaos.history import Record
 from chaos.walk.operations import PRODUCT, Doc, Operation, act, claim, hello, start, submit
-from chaos.walk.shelf import Shelf, finished
+from chaos.walk.store_value import StoreValue, finished
 from coordinator.context import Context, make_context
 from coordinator.handlers import factories
 from coordinator.store.port import EVENTS, FACTORIES, JOBS, Indefinite, Store
@@ -39,7 +39,7 @@ class Still:
 
 
 @dataclass(frozen=True)
-class Ground:
+class StartState:
     """Two factories, some jobs, and who held which since 0 s. The walk is at `at_s`.
 
     `projected` False: the coordinator died right after the grants, so that their documents are missing.
@@ -57,9 +57,9 @@ class Ground:
 
 @dataclass(frozen=True)
 class Laid:
-    """The ground as laid by real handlers, with what they were asked for it."""
+    """The start state as real handlers made it, with what they were asked for it."""
 
-    shelf: Shelf
+    stored: StoreValue
     records: tuple[Record, ...]
     factories: tuple[FactoryDoc, ...]
     jobs: tuple[Job, ...]
@@ -79,22 +79,22 @@ def _coordinator(store: Store, at_s: float, *, budgets: bool) -> Context:
     return make_context(store, Still(at_s), Entropy(random.Random(1)), flags=Flags(budgets=budgets))
 
 
-class _Unprojected(Shelf):
+class _Unprojected(StoreValue):
     async def project(self, derived: Any) -> None:
         raise Indefinite("the coordinator died before")
 
 
-def lay(ground: Ground, *, atomic_then: bool) -> Laid:
-    shelf = (Shelf if ground.projected else _Unprojected)(atomic_then=atomic_then)
-    ctx = _coordinator(shelf, 0.0, budgets=ground.budgets)
-    records = [_fleet(ground)]
+def lay(start_state: StartState, *, atomic_then: bool) -> Laid:
+    stored = (StoreValue if start_state.projected else _Unprojected)(atomic_then=atomic_then)
+    ctx = _coordinator(stored, 0.0, budgets=start_state.budgets)
+    records = [_fleet(start_state)]
 
     def ask(operation: Operation) -> None:
-        before = shelf.copy()
+        before = stored.copy()
         doc = _doc(finished(operation.act(ctx)))
         asked = Record(0.0, "asked", operation.who, operation.asked(len(records)))
         answered = Record(0.0, "answered", operation.who, {"ask": len(records), "answer": doc})
-        records.extend((asked, *seen(before, shelf, 0.0), answered))
+        records.extend((asked, *seen(before, stored, 0.0), answered))
 
     for factory in ("f1", "f2"):
         enrolment = FactoryDoc(id=factory, product_id=PRODUCT, products=(PRODUCT,))
@@ -102,24 +102,24 @@ def lay(ground: Ground, *, atomic_then: bool) -> Laid:
         said = {"factoryId": factory, "products": [PRODUCT], "capabilities": []}
         records.append(Record(0.0, "enrolled", "world", said))
         ask(hello(0, factory, 1))
-    for name in ground.jobs:
-        ask(submit(0, name, lock=ground.lock, budget="{usd: 3}" if ground.budgets else None))
-    for name in ground.held:
+    for name in start_state.jobs:
+        ask(submit(0, name, lock=start_state.lock, budget="{usd: 3}" if start_state.budgets else None))
+    for name in start_state.held:
         ask(claim(0, "f1", f"r-{name}", name))
-        if ground.started:
+        if start_state.started:
             ask(start(0, "f1", name))
-    if ground.cancelled:
-        ask(act(0, "cancel", ground.held[0], "k0"))
-    shelf = shelf.copy()
+    if start_state.cancelled:
+        ask(act(0, "cancel", start_state.held[0], "k0"))
+    stored = stored.copy()
     return Laid(
-        shelf,
+        stored,
         tuple(records),
-        tuple(FactoryDoc.model_validate(doc) for doc in shelf.docs(FACTORIES)),
-        tuple(Job.model_validate(doc) for doc in shelf.docs(JOBS) if "stage" in doc),
+        tuple(FactoryDoc.model_validate(doc) for doc in stored.docs(FACTORIES)),
+        tuple(Job.model_validate(doc) for doc in stored.docs(JOBS) if "stage" in doc),
     )
 
 
-def seen(before: Shelf, after: Shelf, at: float) -> list[Record]:
+def seen(before: StoreValue, after: StoreValue, at: float) -> list[Record]:
     """The events whose commit lies between the two."""
     seqs = {job["id"]: job["seq"] for job in before.docs(JOBS) if "stage" in job}
     jobs = [job for job in after.docs(JOBS) if "stage" in job and job["seq"] > seqs.get(job["id"], 0)]
@@ -134,9 +134,9 @@ def seen(before: Shelf, after: Shelf, at: float) -> list[Record]:
     return records
 
 
-def _fleet(ground: Ground) -> Record:
+def _fleet(start_state: StartState) -> Record:
     timers = {to_camel(name): value for name, value in asdict(Timers()).items()}
-    return Record(0.0, "fleet", "world", {"timers": timers, "budgets": ground.budgets})
+    return Record(0.0, "fleet", "world", {"timers": timers, "budgets": start_state.budgets})
 
 
 def _doc(answer: Schema | Doc | None) -> Doc | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.enrolments import Enrolments, FactoryEnrolment, OperatorEnrolment, apply
+from coordinator.enrolment_file import Enrolments, FactoryEnrolment, OperatorEnrolment, apply
 from coordinator.handlers.factories import enrolled
 from coordinator.store.port import FACTORIES, OPERATORS
 from schemas.errors import ErrorCode, FleetError

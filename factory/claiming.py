@@ -1,4 +1,4 @@
-"""Asking for work: offers wake an idle seat over the bus, a long-poll waits over REST.
+"""Claiming for work: offers wake an idle seat over the bus, a long-poll waits over REST.
 
 An ask that is not answered occupies a seat: under its requestId there may be a grant.
 """
@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from bus.port import Bus, Message
 from bus.subjects import ANY, offer_subject
-from factory.holding import Holdings
+from factory.held_terms import HeldTerms
 from factory.link.failover import FailoverLink
 from factory.link.port import Unanswered
-from factory.wire import RETRY_FIRST_S, RETRY_MAX_S, Wire
+from factory.session import RETRY_FIRST_S, RETRY_MAX_S, Session
 from schemas.base import validation_sentence
 from schemas.errors import FleetError
 from schemas.factory import Transport
@@ -34,23 +34,23 @@ class _HungUp(Exception):
     """An ask that waited for work was broken off: under its requestId there may be a grant."""
 
 
-class Asking:
+class Claiming:
     """`capabilities`: what offers it listens for; the session's opening may change them before it listens."""
 
     def __init__(
         self,
-        wire: Wire,
+        session: Session,
         link: FailoverLink,
-        holdings: Holdings,
+        held: HeldTerms,
         *,
         seats: int,
         capabilities: tuple[str, ...],
         engines: frozenset[Engine],
         long_poll_s: float,
     ) -> None:
-        self._wire = wire
+        self._session = session
         self._link = link
-        self._holdings = holdings
+        self._held = held
         self._seats = seats
         self.capabilities = capabilities
         self._engines = engines
@@ -69,7 +69,7 @@ class Asking:
 
     @property
     def seats_free(self) -> int:
-        return 0 if self._closed else max(0, self._seats - len(self._holdings) - len(self._pending))
+        return 0 if self._closed else max(0, self._seats - len(self._held) - len(self._pending))
 
     def close(self) -> None:
         """No more asks; those that are under way are waited for by whoever drains."""
@@ -121,7 +121,7 @@ class Asking:
     def _request(self, **fields: Any) -> ClaimRequest:
         """Pending from here on: a heartbeat numbered above it names it, and it takes its seat."""
         request = ClaimRequest(
-            **self._wire.ask(), session_no=self._wire.session_no, request_id=self._wire.request_id(), **fields
+            **self._session.ask(), session_no=self._session.session_no, request_id=self._session.request_id(), **fields
         )
         self._pending.add(request.request_id)
         return request
@@ -133,8 +133,8 @@ class Asking:
         except ValidationError as error:
             log.warning("an offer made no sense: %s", validation_sentence(error))
             return
-        late = offer.expires_at <= self._wire.coordinator_now()
-        meant = offer.round > 1 or self._wire.factory_id in offer.invited
+        late = offer.expires_at <= self._session.coordinator_now()
+        meant = offer.round > 1 or self._session.factory_id in offer.invited
         fits = offer.engine in self._engines and set(offer.capabilities) <= set(self.capabilities)
         if late or not meant or not fits or self.seats_free == 0:
             return
@@ -149,33 +149,33 @@ class Asking:
 
     async def _claim(self, request: ClaimRequest) -> int:
         """Starts what is granted; gives how many. Repeated under the same requestId until answered or given up."""
-        give_up_s = self._wire.boot_s() + request.wait_s + GIVE_UP_S
+        give_up_s = self._session.boot_s() + request.wait_s + GIVE_UP_S
         wait_s = RETRY_FIRST_S
         try:
             while True:
                 if request.wait_s and self._hung_up.is_set():
                     request = request.model_copy(update={"wait_s": 0.0})
-                    give_up_s = self._wire.boot_s() + GIVE_UP_S
-                asked_at_s = self._wire.boot_s()
+                    give_up_s = self._session.boot_s() + GIVE_UP_S
+                asked_at_s = self._session.boot_s()
                 try:
                     answer = await self._answer(request)
                 except _HungUp:
                     continue
                 except Unanswered as error:
-                    if self._wire.boot_s() >= give_up_s:
+                    if self._session.boot_s() >= give_up_s:
                         log.warning("a claim is given up: %s", error)
                         return 0
                     await asyncio.sleep(wait_s)
                     wait_s = min(wait_s * 2, RETRY_MAX_S)
                     continue
-                return self._holdings.take(answer, asked_at_s, request.max)
+                return self._held.take(answer, asked_at_s, request.max)
         finally:
             self._pending.discard(request.request_id)
             self._answered.set()
 
     async def _answer(self, request: ClaimRequest) -> ClaimAnswer:
         """Raises Unanswered, FleetError, and _HungUp where it still waited for work."""
-        asking = asyncio.create_task(self._wire.call("claim", request.to_doc()))
+        asking = asyncio.create_task(self._session.call("claim", request.to_doc()))
         hung_up = asyncio.create_task(self._hung_up.wait())
         try:
             if request.wait_s:

@@ -13,7 +13,7 @@ from typing import Any
 from chaos.history import Doc, History
 from chaos.machines import Remote
 from chaos.plan import Plan
-from chaos.scribe import Scribe
+from chaos.recording import AskRecorder
 from chaos.stores import SeenStore
 from chaos.wires import ProcessBroker, Rest
 from coordinator.store.port import JOBS, Address
@@ -21,14 +21,14 @@ from runtime.entropy import Entropy
 from schemas.ids import JobKey
 
 
-class Surroundings:
+class Environment:
     """`folder`: for what processes keep on disk. `lives_of_factories` counts the starts of all of them."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
         self.folder = folder
         self.history = History()
-        self.scribe = Scribe(self.note)
+        self.ask_recorder = AskRecorder(self.note)
         self.store = SeenStore(self.history, atomic_then=plan.atomic_then)
         self.broker = ProcessBroker(Entropy(random.Random(f"broker {plan.seed}")))
         self.rest = Rest([], random.Random(f"rest {plan.seed}"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from factory.guard import TrustWindow
-from factory.session import OUTCOME_OF, EndReason, TermSession
+from factory.term_state import OUTCOME_OF, EndReason, TermState
+from factory.trust import TrustWindow
 from schemas.job import CHARGED, Outcome
 from tests.support.terms import grant, stop_order, term_times
 
@@ -13,13 +13,13 @@ IDLE_S = 100.0
 TRUST_S = 1000.0
 
 
-def session(timeout_s: float = 300.0, trust_s: float = TRUST_S, *, started: bool = True) -> TermSession:
+def session(timeout_s: float = 300.0, trust_s: float = TRUST_S, *, started: bool = True) -> TermState:
     """Granted at 0, with no margin."""
     granted = grant(timeout_s=timeout_s, started=started, term=term_times(trust_s, trust_s))
-    return TermSession(granted, TrustWindow(0.0, granted.term, 0.0, started=started), IDLE_S)
+    return TermState(granted, TrustWindow(0.0, granted.term, 0.0, started=started), IDLE_S)
 
 
-def running(**changes: float) -> TermSession:
+def running(**changes: float) -> TermState:
     """Its engine began at 10."""
     made = session(**changes)
     made.engine_started(10.0)

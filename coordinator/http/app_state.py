@@ -8,9 +8,9 @@ from fastapi import Request
 
 from bus.port import Bus
 from coordinator.context import Context
-from coordinator.feed import Feed
-from coordinator.logs import LogFiles
 from coordinator.loops.offers import Offers
+from coordinator.term_logs import LogFiles
+from coordinator.watchers import Watchers
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Deps:
 
     ctx: Context
     bus: Bus
-    feed: Feed
+    watchers: Watchers
     logs: LogFiles
     offers: Offers
     alone: bool

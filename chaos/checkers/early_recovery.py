@@ -7,7 +7,7 @@ there was a newer session, a stop, or such trouble.
 
 from __future__ import annotations
 
-from chaos.checkers.view import Term, View
+from chaos.checkers.view import SeenTerm, View
 
 BUS_ALONE = frozenset({"bus-weather", "bus-outage", "bus-cut", "stream-deleted", "git-trouble", "clock-jump"})
 BREAKS_THE_BUS = frozenset({"bus-cut", "bus-outage", "cut-off"})
@@ -16,7 +16,7 @@ DIES_S = 2.0  # from a process' death to its engine's
 HEARS_S = 3.0  # from when a stop's deadline is over until its engine must be
 
 
-def recovered_early(view: View, term: Term, at: float) -> bool:
+def recovered_early(view: View, term: SeenTerm, at: float) -> bool:
     """Whether at `at` its holder could still take itself for one."""
     if term.cause in ("session_gone", "expired") and _superseded(view, term, at):
         return True
@@ -25,7 +25,7 @@ def recovered_early(view: View, term: Term, at: float) -> bool:
     return term.cause in ("stop_deadline", "expired") and _stopped_unheard(view, term)
 
 
-def _cut_off(view: View, term: Term, at: float) -> bool:
+def _cut_off(view: View, term: SeenTerm, at: float) -> bool:
     """Its connection to the bus broke, and there was trouble by which it could not be heard over REST either."""
     who = f"factory:{term.session[0]}"
     troubles = [(one.on, str(one.record.data.get("name"))) for one in view.troubles if one.begun <= at]
@@ -34,7 +34,7 @@ def _cut_off(view: View, term: Term, at: float) -> bool:
     return broke and unheard
 
 
-def _superseded(view: View, term: Term, at: float) -> bool:
+def _superseded(view: View, term: SeenTerm, at: float) -> bool:
     """A newer session of the factory was opened while the older one's process lived."""
     life = view.life_of(term.session)
     if life is not None and life.over + DIES_S < at:
@@ -45,7 +45,7 @@ def _superseded(view: View, term: Term, at: float) -> bool:
     )
 
 
-def _stopped_unheard(view: View, term: Term) -> bool:
+def _stopped_unheard(view: View, term: SeenTerm) -> bool:
     stops = [
         event
         for event in view.events[term.job_id]
@@ -58,7 +58,7 @@ def _stopped_unheard(view: View, term: Term) -> bool:
     return heard is None or ended is None or heard + HEARS_S > ended[1].at
 
 
-def _heard_stop(view: View, term: Term) -> float | None:
+def _heard_stop(view: View, term: SeenTerm) -> float | None:
     """By when the holder, having been told, must have ended its engine."""
     by: list[float] = []
     for ask in view.asks:

@@ -14,7 +14,7 @@ from schemas.ids import JobKey
 from schemas.job import Job, Outcome, Stage
 from schemas.messages import ClaimAnswer, ClaimRequest
 from tests.support.fleet import PRODUCT, events_of, job_now, submitted
-from tests.support.fleet_world import FactoryLife, ScriptedTerm, World, fleet_world
+from tests.support.fleet_world import FactoryLife, FleetWorld, ScriptedTerm, fleet_world
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually
 
@@ -25,21 +25,21 @@ def now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def ends(world: World, job: Job) -> list[tuple[str, int]]:
+async def ends(world: FleetWorld, job: Job) -> list[tuple[str, int]]:
     kinds = ("reported", "released", "reaped")
     return [(event.type, event.lease_epoch) for event in await events_of(world.ctx, job) if event.type in kinds]
 
 
-async def at_work(world: World, factory_id: str = "f1", **keys: object) -> tuple[Job, FactoryLife, ScriptedTerm]:
+async def at_work(world: FleetWorld, factory_id: str = "f1", **keys: object) -> tuple[Job, FactoryLife, ScriptedTerm]:
     """A job whose engine runs and whose start is acknowledged."""
     job = await submitted(world.ctx, **keys)
     life = await (await world.factory(factory_id)).opened()
     term = await world.term()
-    await eventually(lambda: term.session.start_acknowledged)
+    await eventually(lambda: term.state.start_acknowledged)
     return job, life, term
 
 
-async def stage_is(world: World, job: Job, *stages: Stage, within_s: float = 10.0) -> None:
+async def stage_is(world: FleetWorld, job: Job, *stages: Stage, within_s: float = 10.0) -> None:
     async def so() -> bool:
         return (await job_now(world.ctx, job)).stage in stages
 
@@ -53,14 +53,14 @@ async def test_a_grant_heard_again_is_not_started_again_neither_beside_its_term_
     async with fleet_world(tmp_path, monkeypatch) as world:
         job, life, term = await at_work(world)
         heard = ClaimAnswer(grants=(term.grant,))
-        life.holdings.take(heard, now_s())
+        life.held.take(heard, now_s())
         term.finish()
         await stage_is(world, job, Stage.REVIEW)
-        await eventually(lambda: len(life.holdings) == 0)
-        life.holdings.take(heard, now_s())
+        await eventually(lambda: len(life.held) == 0)
+        life.held.take(heard, now_s())
         await asyncio.sleep(1)
         assert world.terms == [term]
-        assert len(life.holdings) == 0
+        assert len(life.held) == 0
 
 
 @in_virtual_time
@@ -69,14 +69,14 @@ async def test_of_two_jobs_that_two_tries_of_one_ask_won_only_the_first_is_start
 ) -> None:
     async with fleet_world(tmp_path, monkeypatch) as world:
         life = await (await world.factory("f1", seats=2)).opened()
-        life.asking.close()
+        life.claiming.close()
         await asyncio.sleep(21)  # its long-poll, if it had one, is over
         for key in ("first", "second"):
             await submitted(world.ctx, key)
-        said = {"factory_id": "f1", "session_id": life.wire.session_id, "session_no": life.wire.session_no}
+        said = {"factory_id": "f1", "session_id": life.session.session_id, "session_no": life.session.session_no}
         request = ClaimRequest(**said, ask_no=999, request_id="twice", max=2)
         won = await claims.claim(world.ctx, request)
-        life.holdings.take(won, now_s(), seats=1)
+        life.held.take(won, now_s(), seats=1)
         term = await world.term(1)
         assert term.grant == won.grants[0]
         other = JobKey(PRODUCT, won.grants[1].job_id)
@@ -132,11 +132,11 @@ async def test_an_answer_that_renews_after_trust_ran_out_restarts_nothing(
         _, life, term = await at_work(world)
         for way in (life.over_bus, life.over_rest):
             way.late_s = {"heartbeat": TTL_S, "release": 2 * TTL_S}  # all is heard; the answers come too late
-        until_s = term.session.trust.until_s
+        until_s = term.state.trust.until_s
         await eventually(lambda: not term.running, within_s=2 * TTL_S)
         assert until_s <= (term.ended_s or 0.0) <= until_s + 10.0
         await asyncio.sleep(TTL_S)
-        assert not term.session.trust.holds(now_s())
+        assert not term.state.trust.holds(now_s())
         assert term.ended_s is not None
         assert sum(one.running for one in world.terms if one.grant == term.grant) == 0
 
@@ -281,16 +281,16 @@ async def test_ended_terms_are_remembered_only_while_an_answer_that_grants_them_
             term = await world.term(number)
             term.finish()
             await stage_is(world, job, Stage.REVIEW)
-        await eventually(lambda: len(life.holdings) == 0)
+        await eventually(lambda: len(life.held) == 0)
         everything = ClaimAnswer(grants=tuple(term.grant for term in world.terms))
-        assert life.holdings.take(everything, asked_s, 20) == 20
+        assert life.held.take(everything, asked_s, 20) == 20
         await asyncio.sleep(1)
         assert len(world.terms) == 20, "none of them is started again"
-        assert len(life.holdings._ended) == 20
+        assert len(life.held._ended) == 20
         await asyncio.sleep(TTL_S)
-        life.holdings.take(ClaimAnswer(), now_s())
-        assert not life.holdings._ended
-        life.holdings.take(ClaimAnswer(grants=(world.terms[0].grant,)), asked_s)
+        life.held.take(ClaimAnswer(), now_s())
+        assert not life.held._ended
+        life.held.take(ClaimAnswer(grants=(world.terms[0].grant,)), asked_s)
         await eventually(lambda: len(world.terms) == 21 and world.terms[20].kept is not None)
         assert world.terms[20].began_s is None, "an answer as late as that is not trusted"
         assert [kind for kind, _ in await ends(world, await job_now(world.ctx, job))] == ["reported"]
@@ -311,4 +311,4 @@ async def test_a_report_that_the_full_disk_does_not_take_is_said_all_the_same(
         await stage_is(world, job, Stage.REVIEW)
         assert await ends(world, job) == [("reported", 1)]
         await eventually(lambda: term.kept is False)
-        assert len(life.holdings) == 0
+        assert len(life.held) == 0

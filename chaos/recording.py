@@ -23,7 +23,7 @@ class Note(Protocol):
     def __call__(self, kind: str, who: str, **data: Any) -> None: ...
 
 
-class Scribe:
+class AskRecorder:
     """`prefix` tells its asks from those of the other scribes of one history."""
 
     def __init__(self, note: Note, prefix: str = "") -> None:
@@ -72,12 +72,12 @@ def told_timers(timers: Timers) -> dict[str, float]:
 
 
 class NotedBusLink(BusLink):
-    def __init__(self, bus: Bus, factory_id: str, timeout_s: float, scribe: Scribe) -> None:
+    def __init__(self, bus: Bus, factory_id: str, timeout_s: float, ask_recorder: AskRecorder) -> None:
         super().__init__(bus, factory_id, timeout_s)
         self._who = f"factory:{factory_id}"
-        self._scribe = scribe
+        self._ask_recorder = ask_recorder
 
     async def call(self, op: str, message: Message) -> Message:
-        return await self._scribe.noted(
+        return await self._ask_recorder.noted(
             self._who, op, "bus", message, lambda: super(NotedBusLink, self).call(op, message)
         )

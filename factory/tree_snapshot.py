@@ -13,7 +13,7 @@ GITLINK = "160000"
 NAMES_MAX = 500  # on one command line
 
 
-class Snapshot(NamedTuple):
+class TreeSnapshot(NamedTuple):
     """`content`: the tree's id. `embedded`: repositories inside, whose files are in it and whose history is not."""
 
     content: str
@@ -27,13 +27,13 @@ async def git_in(path: Path, *args: str, env: Mapping[str, str] | None = None) -
     return await git(path, *args, env={"GIT_CEILING_DIRECTORIES": str(path.parent), **(env or {})})
 
 
-async def taken(path: Path, message: str, indexes: Path) -> Snapshot:
+async def taken(path: Path, message: str, indexes: Path) -> TreeSnapshot:
     """Leaves the tree's own index alone. `indexes`: an empty folder. Raises GitError and OSError."""
     head = await git_in(path, "rev-parse", "HEAD")
     content, embedded = await _written(path, path, indexes, head)
     if content == await git_in(path, "rev-parse", f"{head}^{{tree}}"):
-        return Snapshot(content, head, head, embedded)
-    return Snapshot(content, head, await git_in(path, "commit-tree", content, "-p", head, "-m", message), embedded)
+        return TreeSnapshot(content, head, head, embedded)
+    return TreeSnapshot(content, head, await git_in(path, "commit-tree", content, "-p", head, "-m", message), embedded)
 
 
 async def only_here(path: Path, embedded: tuple[str, ...]) -> list[str]:

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from chaos.finished import is_finished
 from chaos.history import History
 from chaos.live.fleet import CAPABILITY, PRODUCT, LiveFleet, Shape
 from chaos.live.people import LiveOperator, Work
-from chaos.stages import is_over
 from factory.git import git_env
 from factory.link.port import Unanswered
 
@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Stage:
+class LiveRun:
     """`costs`: what a scenario counted beside the history, each with its name."""
 
     fleet: LiveFleet
@@ -38,7 +38,7 @@ class Stage:
         """Whether all that was acknowledged is."""
         with contextlib.suppress(Unanswered):
             rows = {row["id"]: row for row in await self.operator.jobs()}
-            return all(job_id in rows and is_over(rows[job_id]) for job_id in self.operator.acknowledged.values())
+            return all(job_id in rows and is_finished(rows[job_id]) for job_id in self.operator.acknowledged.values())
         return False
 
     async def until_finished(self, within_s: float) -> bool:
@@ -57,7 +57,7 @@ class Scenario:
     family: str
     what: str
     shape: Shape
-    play: Callable[[Stage], Awaitable[None]]
+    play: Callable[[LiveRun], Awaitable[None]]
 
     @property
     def name(self) -> str:
@@ -85,7 +85,7 @@ async def played(scenario: Scenario, folder: Path, seed: int, say: Say) -> Playe
         await fleet.start()
         operator = LiveOperator(fleet.url, fleet.operator_headers, PRODUCT, fleet.note)
         work = Work(operator, fleet.engines, str(_made_repo(folder / "repo.git")), CAPABILITY, seed)
-        stage = Stage(fleet, operator, work, say)
+        stage = LiveRun(fleet, operator, work, say)
         say(f"{scenario.name}: {scenario.what}")
         await scenario.play(stage)
         await _calmed(fleet)
@@ -133,7 +133,7 @@ async def _calmed(fleet: LiveFleet) -> None:
     fleet.note("calm", "world")
 
 
-async def _converged(stage: Stage) -> None:
+async def _converged(stage: LiveRun) -> None:
     if await stage.until_finished(CONVERGES_WITHIN_S):
         await asyncio.sleep(SETTLES_S)
         stage.fleet.note("converged", "world")
@@ -141,5 +141,5 @@ async def _converged(stage: Stage) -> None:
     left = "nobody answered"
     with contextlib.suppress(Unanswered):
         rows = await stage.operator.jobs()
-        left = str({row["id"]: row["stage"] for row in rows if not is_over(row)})
+        left = str({row["id"]: row["stage"] for row in rows if not is_finished(row)})
     stage.fleet.note("gave_up", "world", why=f"unfinished: {left}")

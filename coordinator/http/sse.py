@@ -11,8 +11,8 @@ import orjson
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
+from coordinator.http.app_state import Deps, deps_of
 from coordinator.http.auth import authenticated
-from coordinator.http.deps import Deps, deps_of
 from coordinator.store.port import StoreError
 from schemas.errors import FleetError
 

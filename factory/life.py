@@ -6,27 +6,27 @@ from typing import NamedTuple
 
 from bus.port import Bus
 from factory.agent import Agent, AgentSettings
-from factory.asking import Asking
-from factory.holding import Holdings, HoldingSettings
+from factory.claiming import Claiming
+from factory.held_terms import HeldTerms, HeldTermsSettings
 from factory.link.failover import FailoverLink
-from factory.logs import SendChunk
 from factory.outbox import Outbox
 from factory.ports import Trees
-from factory.wire import Wire
+from factory.session import Session
+from factory.term_log import SendChunk
 from runtime.clock import Clock
 
 
 class Assembled(NamedTuple):
     agent: Agent
-    holdings: Holdings
-    asking: Asking
+    held: HeldTerms
+    claiming: Claiming
 
 
 def assembled(
     settings: AgentSettings,
-    holding: HoldingSettings,
+    holding: HeldTermsSettings,
     *,
-    wire: Wire,
+    session: Session,
     link: FailoverLink,
     bus: Bus,
     clock: Clock,
@@ -36,14 +36,14 @@ def assembled(
     long_poll_s: float,
 ) -> Assembled:
     """Nothing of it runs yet: see `Agent.open_session` and `run`. A seat that becomes free is asked for at once."""
-    holdings = Holdings(holding, wire, clock, trees, outbox, send_log, on_free=lambda: asking.look_again())
-    asking = Asking(
-        wire,
+    held = HeldTerms(holding, session, clock, trees, outbox, send_log, on_free=lambda: claiming.look_again())
+    claiming = Claiming(
+        session,
         link,
-        holdings,
+        held,
         seats=settings.seats,
         capabilities=settings.capabilities,
         engines=frozenset(settings.engines),
         long_poll_s=long_poll_s,
     )
-    return Assembled(Agent(settings, wire, link, bus, holdings, asking), holdings, asking)
+    return Assembled(Agent(settings, session, link, bus, held, claiming), held, claiming)

@@ -11,7 +11,7 @@ from schemas.job import Job
 from schemas.projections import EventDoc
 
 
-class Feed:
+class Watchers:
     def __init__(self) -> None:
         self._watchers: dict[JobKey, set[asyncio.Event]] = {}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.guard import TrustWindow
+from factory.trust import TrustWindow
 from tests.support.terms import term_times
 
 MARGIN_S = 5.0

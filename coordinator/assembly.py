@@ -1,4 +1,4 @@
-"""A whole coordinator around an open store and a bus: loops, inbox and feed. Whoever serves it adds the HTTP."""
+"""A whole coordinator around an open store and a bus: loops, inbox and watchers. Whoever serves it adds the HTTP."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from dataclasses import dataclass
 
 from bus.port import Bus
 from coordinator.context import Context
-from coordinator.enrolments import Enrolments, apply
-from coordinator.feed import Feed
+from coordinator.enrolment_file import Enrolments, apply
 from coordinator.inbox import Inbox
-from coordinator.logs import LogFiles
 from coordinator.loops.services import Loops
 from coordinator.loops.vanished import Vanished
-from coordinator.outward import Outward
+from coordinator.publisher import Publisher
+from coordinator.term_logs import LogFiles
+from coordinator.watchers import Watchers
 from schemas.ids import JobKey
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Living:
-    feed: Feed
+class RunningCoordinator:
+    watchers: Watchers
     loops: Loops
 
 
 @asynccontextmanager
 async def living(
     ctx: Context, bus: Bus, logs: LogFiles, *, alone: bool, enrolments: Enrolments | None = None
-) -> AsyncIterator[Living]:
+) -> AsyncIterator[RunningCoordinator]:
     """`alone`: no other coordinator shares the store. The bus is started here and closed with the coordinator."""
-    feed, outward = Feed(), Outward(bus)
-    ctx.send_control, ctx.send_roster = outward.send_control, outward.send_roster
+    watchers, publisher = Watchers(), Publisher(bus)
+    ctx.send_control, ctx.send_roster = publisher.send_control, publisher.send_roster
     loops = Loops(ctx, bus, alone=alone)
-    for listener in (outward.after_commit, feed.after_commit):
-        ctx.projector.tell(listener)
+    for listener in (publisher.after_commit, watchers.after_commit):
+        ctx.projector.listen(listener)
 
     def on_foreign_event(key: JobKey) -> None:
         loops.heard_event(key)
-        feed.changed(key)
+        watchers.changed(key)
 
     def on_change(up: bool) -> None:
         log.info("the bus is there" if up else "the bus is gone: REST goes on")
@@ -56,12 +56,12 @@ async def living(
     await vanished.start()
     await bus.start()
     await loops.start()
-    outward.start()
+    publisher.start()
     try:
-        yield Living(feed, loops)
+        yield RunningCoordinator(watchers, loops)
     finally:
         await inbox.stop()
         await vanished.stop()
         await loops.stop()
-        await outward.stop()
+        await publisher.stop()
         await bus.close()

@@ -1,0 +1,105 @@
+"""The life of one held job, without I/O: what was heard goes in, what must become of the engine comes out.
+
+Two clocks run: alive (the trust window, kept by heartbeats) and progressing (the engine's output).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from factory.trust import TrustWindow
+from schemas.job import Outcome
+from schemas.messages import Grant, StopOrder
+
+
+class EndReason(StrEnum):
+    """Why an engine is ended before it ends by itself."""
+
+    TRUST_LOST = "trust_lost"
+    CANCEL = "cancel"
+    PREEMPT = "preempt"
+    DRAIN = "drain"
+    TIMEOUT = "timeout"
+    STALLED = "stalled"
+
+
+OUTCOME_OF: dict[EndReason, Outcome] = {
+    EndReason.TRUST_LOST: Outcome.RELEASED,
+    EndReason.CANCEL: Outcome.CANCELLED,
+    EndReason.PREEMPT: Outcome.PREEMPTED,
+    EndReason.DRAIN: Outcome.RELEASED,
+    EndReason.TIMEOUT: Outcome.TIMEOUT,
+    EndReason.STALLED: Outcome.STALLED,
+}
+
+
+@dataclass
+class TermState:
+    """Times are seconds on the clock since boot. `idle_limit_s`: without output for so long, it is stalled."""
+
+    grant: Grant
+    trust: TrustWindow
+    idle_limit_s: float
+    engine_since_s: float | None = None
+    progress_s: float | None = None
+    stop: StopOrder | None = None
+    stop_by_s: float | None = None
+    drain_by_s: float | None = None
+    fenced: bool = False
+    start_acknowledged: bool = False
+    checkpoint_number: int = 0
+
+    def __post_init__(self) -> None:
+        self.start_acknowledged = self.grant.started
+
+    def engine_started(self, now_s: float) -> None:
+        """A program of the term begins. The wall time counts from the first, as all of them share it."""
+        if self.engine_since_s is None:
+            self.engine_since_s = now_s
+        self.progress_s = now_s
+
+    def progressed(self, now_s: float) -> None:
+        self.progress_s = now_s
+
+    def heard_stop(self, stop: StopOrder, now_s: float) -> None:
+        """Cancel overrides preempt, never the reverse; a repeat of the same order never moves its deadline back."""
+        if self.stop is None or (self.stop.kind == "preempt" and stop.kind == "cancel"):
+            self.stop, self.stop_by_s = stop, now_s + stop.by_s
+
+    def heard_fenced(self) -> None:
+        self.fenced = True
+        self.trust.end()
+
+    def drain(self, by_s: float) -> None:
+        """Let the engine finish until then."""
+        self.drain_by_s = by_s if self.drain_by_s is None else min(self.drain_by_s, by_s)
+
+    def must_end(self, now_s: float) -> EndReason | None:
+        """Why the engine must not run any longer; None while it may."""
+        if not self.trust.holds(now_s):
+            return EndReason.TRUST_LOST
+        if self.stop is not None:
+            return EndReason.CANCEL if self.stop.kind == "cancel" else EndReason.PREEMPT
+        if self.drain_by_s is not None and now_s >= self.drain_by_s:
+            return EndReason.DRAIN
+        if self.engine_since_s is not None and now_s >= self.engine_since_s + self.grant.timeout_s:
+            return EndReason.TIMEOUT
+        if self.progress_s is not None and now_s >= self.progress_s + self.idle_limit_s:
+            return EndReason.STALLED
+        return None
+
+    def next_look_s(self) -> float:
+        """When `must_end` could next give something new, if nothing is heard until then."""
+        times = [self.trust.until_s]
+        if self.drain_by_s is not None:
+            times.append(self.drain_by_s)
+        if self.engine_since_s is not None:
+            times.append(self.engine_since_s + self.grant.timeout_s)
+        if self.progress_s is not None:
+            times.append(self.progress_s + self.idle_limit_s)
+        return min(times)
+
+    def next_checkpoint(self) -> int:
+        self.checkpoint_number += 1
+        return self.checkpoint_number
