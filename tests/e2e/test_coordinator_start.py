@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from bus.server import BrokerConfig, NatsServer, create_nkey
-from coordinator.main import listening
+from coordinator.main import listen_on
 from runtime.settings import SettingsError
 from tests.support.fleet import manifest
 from tests.support.processes import free_port
@@ -53,10 +53,10 @@ def refusal(service: Service) -> str:
 
 def test_a_port_is_taken_from_the_first_moment_on() -> None:
     """Also before the store is open: of two that are started together one is told so at once."""
-    first = listening("127.0.0.1:0")
+    first = listen_on("127.0.0.1:0")
     try:
         with pytest.raises(SettingsError, match="Address already in use"):
-            listening(f"127.0.0.1:{first.getsockname()[1]}")
+            listen_on(f"127.0.0.1:{first.getsockname()[1]}")
     finally:
         first.close()
 
@@ -97,7 +97,7 @@ def test_data_of_a_newer_version_is_left_alone(tmp_path: Path, tenants: Tenants)
         db.execute("PRAGMA user_version = 99")
     db.close()
     sentence = refusal(service)
-    assert "version 99, made by a newer release; this one knows up to 1" in sentence
+    assert "version 99, made by a newer release; this one knows up to 2" in sentence
     assert str(service.data / "fleet.db") in sentence
 
 
