@@ -36,7 +36,7 @@ PARTITION_KEYS: dict[str, str] = {
     OPERATORS: "productId",
 }
 
-# Scalars that queries may filter or order by, per container; a provider indexes just these.
+# Scalars that queries may filter or order by, per container. Cosmos indexes just these.
 INDEXED: dict[str, tuple[str, ...]] = {
     JOBS: (
         "stage", "priority", "notBefore", "pendingEvents", "holder.factoryId", "holder.requestId",
@@ -45,6 +45,22 @@ INDEXED: dict[str, tuple[str, ...]] = {
     EVENTS: ("seq", "opId"),
     RUNS: ("leaseEpoch",),
 }  # fmt: skip
+
+# What a provider with composite indexes builds within each partition: the paths that a query fixes, then the one that
+# it orders by or bounds. `Query` refuses what none of them serves, so that no query ever walks a product's history.
+INDEXES: dict[str, tuple[tuple[str, ...], ...]] = {
+    JOBS: (
+        ("stage", "id"),
+        ("stage", "sortKey"),
+        ("stage", "notBefore", "id"),
+        ("stage", "notBefore", "updatedAt"),
+        ("holder.factoryId", "id"),
+        ("pendingEvents",),
+        ("sortKey",),
+    ),
+    EVENTS: (("seq",), ("opId", "seq")),
+    RUNS: (("leaseEpoch",),),
+}
 
 QUERY_LIMIT_MAX = 1000
 COMMIT_DOCS_MAX = 50
@@ -132,7 +148,8 @@ class Where(NamedTuple):
 class Query:
     """An ordered query of one partition, paged by key: `after` is the last value of `order` already seen.
 
-    `order` must be unique within what the query matches, so that no row is skipped or seen twice.
+    `order` must be unique within what the query matches, so that no row is skipped or seen twice. One of INDEXES must
+    serve it; a walk of a whole partition by id needs none.
     """
 
     container: str
@@ -145,6 +162,23 @@ class Query:
 
     def __post_init__(self) -> None:
         assert 0 < self.limit <= QUERY_LIMIT_MAX, self.limit
+        assert self.index is not None or (not self.where and self.order == "id"), f"no index serves {self}"
+
+    @property
+    def index(self) -> tuple[str, ...] | None:
+        """The index of INDEXES that narrows it most; of equals, the one that gives its order."""
+        served = [(self._narrowed_by(paths), paths) for paths in INDEXES.get(self.container, ())]
+        best = max(served, default=((0, False), ()))
+        return best[1] if best[0] > (0, False) else None
+
+    def _narrowed_by(self, paths: tuple[str, ...]) -> tuple[int, bool]:
+        """How many conditions the leading paths of an index answer, and whether it gives the order then."""
+        fixed = {where.path for where in self.where if where.compare in ("=", "in")}
+        count = next((at for at, path in enumerate(paths) if path not in fixed), len(paths))
+        following = paths[count] if count < len(paths) else None
+        if any(where.path == following for where in self.where):
+            return count + 1, False
+        return count, following == self.order
 
 
 class StoreError(Exception):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import queue
 import sqlite3
@@ -24,7 +25,7 @@ import orjson
 
 from coordinator.store.port import (
     ABSENT,
-    INDEXED,
+    INDEXES,
     PARTITION_KEYS,
     Absent,
     Address,
@@ -42,7 +43,7 @@ from coordinator.store.port import (
 )
 from runtime.lockfile import AlreadyLocked, LockFile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: an index for each path, of which no query could use any
 BATCH_MAX = 256
 EXIT_STORE_LOST = 74  # EX_IOERR
 
@@ -132,21 +133,7 @@ class SqliteStore:
         return await self._ask(work)
 
     async def query(self, query: Query) -> list[Stored]:
-        order = _column(query.order)
-        conditions = ["pk = ?", f"{order} IS NOT NULL"]
-        values: list[Any] = [query.partition]
-        for where in query.where:
-            condition, arguments = _condition(where)
-            conditions.append(condition)
-            values.extend(arguments)
-        if query.after is not None:
-            conditions.append(f"{order} {'<' if query.descending else '>'} ?")
-            values.append(query.after)
-        sql = (
-            f"SELECT body, etag FROM {query.container} WHERE {' AND '.join(conditions)} "
-            f"ORDER BY {order} {'DESC' if query.descending else 'ASC'} LIMIT ?"
-        )
-        return [Stored(orjson.loads(body), str(etag)) for body, etag in self._rows(sql, (*values, query.limit))]
+        return [Stored(orjson.loads(body), str(etag)) for body, etag in self._rows(*statement(query))]
 
     async def commit(self, guarded: Sequence[Guarded], then: Sequence[Derived] = ()) -> Written:
         assert len({write.address.partition for write in guarded}) <= 1
@@ -169,7 +156,13 @@ class SqliteStore:
         await self.commit([], derived)
 
     async def partitions(self, container: str, after: str | None = None, limit: int = 100) -> list[str]:
-        sql = f"SELECT DISTINCT pk FROM {container} WHERE pk > ? ORDER BY pk LIMIT ?"
+        """One search for each partition: a DISTINCT would read every document's key."""
+        following = f"SELECT min(pk) FROM {container} WHERE pk >"
+        sql = (
+            f"WITH RECURSIVE found (pk) AS ({following} ? UNION ALL "
+            f"SELECT ({following} found.pk) FROM found WHERE found.pk IS NOT NULL) "
+            "SELECT pk FROM found WHERE pk IS NOT NULL LIMIT ?"
+        )
         return [row[0] for row in self._rows(sql, (after or "", limit))]
 
     @property
@@ -193,14 +186,16 @@ class SqliteStore:
                 f"this data is of version {version}, made by a newer release; this one knows up to {SCHEMA_VERSION}"
             )
         db.execute("BEGIN IMMEDIATE")
+        if version < SCHEMA_VERSION:
+            _drop_indexes(db)
         for table in PARTITION_KEYS:
             db.execute(
                 f"CREATE TABLE IF NOT EXISTS {table} "
                 "(pk TEXT NOT NULL, id TEXT NOT NULL, etag INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (pk, id))"
             )
-            for path in INDEXED.get(table, ()):
-                name = f"{table}_{path.replace('.', '_')}"
-                db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {table} (pk, {_column(path)})")
+            for paths in INDEXES.get(table, ()):
+                columns = ", ".join(_column(path) for path in paths)
+                db.execute(f"CREATE INDEX IF NOT EXISTS {_index_name(table, paths)} ON {table} (pk, {columns})")
         db.execute("CREATE TABLE IF NOT EXISTS counter (etag INTEGER NOT NULL)")
         db.execute("INSERT INTO counter SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM counter)")
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -354,10 +349,55 @@ def _column(path: str) -> str:
     return "id" if path == "id" else f"json_extract(body, '$.{path}')"
 
 
+def _index_name(table: str, paths: Sequence[str]) -> str:
+    return "_".join(("by", table, *(path.replace(".", "_") for path in paths)))
+
+
+def _drop_indexes(db: sqlite3.Connection) -> None:
+    """Those that an older release made; what SQLite keeps for primary keys has no statement and stays."""
+    for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL").fetchall():
+        db.execute(f"DROP INDEX {name}")
+
+
+def statement(query: Query) -> tuple[str, list[Any]]:
+    """The SELECT for a query, and its values. It names its index: the planner has no statistics and would answer an
+    ORDER BY id by a walk of the whole partition. Each value of an `in` is a search of its own, bounded and in order;
+    the searches are merged.
+    """
+    order, direction = _column(query.order), "DESC" if query.descending else "ASC"
+    index = query.index
+    source = query.container if index is None else f"{query.container} INDEXED BY {_index_name(query.container, index)}"
+    searches: list[str] = []
+    values: list[Any] = []
+    for fixed in _each_alternative(query.where):
+        conditions = ["pk = ?", f"{order} IS NOT NULL"]
+        arguments: list[Any] = [query.partition]
+        for where in fixed:
+            condition, more = _condition(where)
+            conditions.append(condition)
+            arguments += more
+        if query.after is not None:
+            conditions.append(f"{order} {'<' if query.descending else '>'} ?")
+            arguments.append(query.after)
+        searches.append(
+            f"SELECT body, etag, {order} AS place FROM {source} "
+            f"WHERE {' AND '.join(conditions)} ORDER BY {order} {direction} LIMIT ?"
+        )
+        values += [*arguments, query.limit]
+    if len(searches) == 1:
+        return f"SELECT body, etag FROM ({searches[0]})", values
+    merged = " UNION ALL ".join(f"SELECT * FROM ({search})" for search in searches)
+    return f"SELECT body, etag FROM ({merged}) ORDER BY place {direction} LIMIT ?", [*values, query.limit]
+
+
+def _each_alternative(where: Sequence[Where]) -> list[list[Where]]:
+    """The conditions with every `in` replaced by each of its values in turn."""
+    choices = [[Where(one.path, "=", value) for value in one.value] if one.compare == "in" else [one] for one in where]
+    return [list(chosen) for chosen in itertools.product(*choices)]
+
+
 def _condition(where: Where) -> tuple[str, list[Any]]:
     column = _column(where.path)
-    if where.compare == "in":
-        return f"{column} IN ({', '.join('?' * len(where.value))})", list(where.value)
     if where.value is None:
         assert where.compare == "="
         return f"{column} IS NULL", []

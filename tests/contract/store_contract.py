@@ -251,10 +251,33 @@ class StoreContract:
         assert await ids(Where("stage", "=", "failed")) == ["b"]
         assert await ids(Where("stage", "in", ("failed", "building"))) == ["b", "c"]
         assert await ids(Where("pendingEvents", ">", 0)) == ["b", "c"]
-        assert await ids(Where("notBefore", "<=", "2030-02-01")) == ["b"]
-        assert await ids(Where("notBefore", "=", None)) == ["a", "c"]
+        failed, queued = Where("stage", "=", "failed"), Where("stage", "=", "queued")
+        assert await ids(failed, Where("notBefore", "<=", "2030-02-01")) == ["b"]
+        assert await ids(failed, Where("notBefore", "=", None)) == []
+        assert await ids(queued, Where("notBefore", "=", None)) == ["a"]
         assert await ids(Where("holder.factoryId", "=", "f1")) == ["c"]
         assert await ids(Where("holder.factoryId", "=", "f1"), Where("stage", "=", "failed")) == []
+
+    async def test_a_query_for_several_values_pages_through_them_in_one_order(self, store: Store) -> None:
+        stages = ("queued", "failed", "building")
+        for number in range(7):
+            await created(store, job(f"j{number}", stage=stages[number % 3], sortKey=f"2030-{number}"))
+        where = (Where("stage", "in", ("building", "queued")),)
+        for order, descending in (("id", False), ("sortKey", True)):
+            seen: list[str] = []
+            after: str | int | None = None
+            while page := await store.query(
+                Query(JOBS, "p1", where, order=order, after=after, limit=2, descending=descending)
+            ):
+                seen += [stored.doc["id"] for stored in page]
+                after = page[-1].doc[order]
+            assert seen == (["j6", "j5", "j3", "j2", "j0"] if descending else ["j0", "j2", "j3", "j5", "j6"])
+
+    async def test_a_query_that_no_index_serves_is_a_mistake(self, store: Store) -> None:
+        with pytest.raises(AssertionError, match="no index serves"):
+            Query(JOBS, "p1", (Where("priority", "=", "high"),))
+        with pytest.raises(AssertionError, match="no index serves"):
+            Query(JOBS, "p1", order="updatedAt")
 
     async def test_a_query_gives_etags_that_conditional_writes_accept(self, store: Store) -> None:
         await created(store, job())
