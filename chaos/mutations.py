@@ -299,7 +299,7 @@ def bus_is_needed(replace: Patch) -> None:
 
     def needing(handler: Any) -> Any:
         async def handled(ctx: Any, request: Any, *waits: Any) -> Any:
-            if not ctx.send_control.__self__._bus.connected:
+            if not ctx.bus.connected:
                 raise FleetError(ErrorCode.UNAVAILABLE, "the bus is gone")
             return await handler(ctx, request, *waits)
 

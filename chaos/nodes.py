@@ -16,8 +16,8 @@ from chaos.processes import Process
 from chaos.recording import NotedBusLink
 from chaos.stores import StoreLine, Weather
 from chaos.wires import ProcessBus, SimRestLink
-from coordinator.assembly import living
-from coordinator.context import Context, make_context
+from coordinator.assembly import assemble, running
+from coordinator.context import Context
 from coordinator.store.port import StoreError
 from coordinator.term_logs import LogFiles
 from factory.agent import Agent, AgentSettings, FencedSession
@@ -78,10 +78,19 @@ class CoordinatorNode:
 
     async def _live(self, line: StoreLine, bus: ProcessBus, entropy: Entropy) -> None:
         world = self._world
-        ctx = make_context(line, self.clock, entropy, TIMERS, Flags(budgets=world.plan.budgets))
+        coordinator = assemble(
+            line,
+            bus,
+            LogFiles(world.folder / "logs"),
+            clock=self.clock,
+            entropy=entropy,
+            timers=TIMERS,
+            flags=Flags(budgets=world.plan.budgets),
+            alone=len(world.plan.coordinators) == 1,
+        )
         try:
-            async with living(ctx, bus, LogFiles(world.folder / "logs"), alone=len(world.plan.coordinators) == 1):
-                self.ctx = ctx
+            async with running(coordinator):
+                self.ctx = coordinator.ctx
                 world.note("up", self.name, life=self.lives)
                 await asyncio.get_running_loop().create_future()
         except StoreError as error:  # as a service manager would: started again until the store lets it

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from bus.port import Bus, Message, Subscription
+from bus.port import Message, Subscription
 from bus.subjects import (
     COORDINATORS,
     event_wildcard,
@@ -24,7 +24,6 @@ from bus.subjects import (
 from coordinator.context import Context
 from coordinator.handlers import claims, factories, terms
 from coordinator.store.port import StoreError
-from coordinator.term_logs import LogFiles
 from schemas import messages
 from schemas.base import validation_sentence
 from schemas.errors import ErrorCode, FleetError
@@ -49,21 +48,18 @@ OPS: dict[str, tuple[type[FromFactory], Handler]] = {
 
 
 class Inbox:
-    def __init__(self, ctx: Context, bus: Bus, on_foreign_event: Callable[[JobKey], None]) -> None:
+    def __init__(self, ctx: Context, on_foreign_event: Callable[[JobKey], None]) -> None:
         self._ctx = ctx
-        self._bus = bus
         self._on_foreign_event = on_foreign_event
         self._subscriptions: list[Subscription] = []
 
-    async def start(self, logs: LogFiles) -> None:
-        def heard_log(message: Message) -> None:
-            self._heard_log(message, logs)
-
+    async def start(self) -> None:
+        bus = self._ctx.bus
         self._subscriptions = [
-            await self._bus.subscribe(log_wildcard(), heard_log),
-            await self._bus.serve(rpc_wildcard(), self._respond, COORDINATORS, self._allows_reply),
-            await self._bus.subscribe(roster_wildcard(), self._heard_roster),
-            await self._bus.subscribe(event_wildcard(), self._heard_event),
+            await bus.subscribe(log_wildcard(), self._heard_log),
+            await bus.serve(rpc_wildcard(), self._respond, COORDINATORS, self._allows_reply),
+            await bus.subscribe(roster_wildcard(), self._heard_roster),
+            await bus.subscribe(event_wildcard(), self._heard_event),
         ]
 
     async def stop(self) -> None:
@@ -107,7 +103,7 @@ class Inbox:
         except ValidationError as error:
             log.warning("a roster note was left out: %s", validation_sentence(error))
 
-    def _heard_log(self, message: Message, logs: LogFiles) -> None:
+    def _heard_log(self, message: Message) -> None:
         """Output is kept only from whoever holds the term, as far as the index knows."""
         product_id, factory_id, job_id = parse_log(message.subject)
         try:
@@ -118,7 +114,7 @@ class Inbox:
         if (chunk.product_id, chunk.job_id) == (product_id, job_id) and self._ctx.ready.is_held_by(
             JobKey(product_id, job_id), factory_id, chunk.session_id, chunk.lease_epoch
         ):
-            logs.append(chunk)
+            self._ctx.logs.append(chunk)
 
     def _heard_event(self, message: Message) -> None:
         product_id, job_id = message.subject.split(".")[3:5]

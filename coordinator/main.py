@@ -8,8 +8,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,16 +17,13 @@ from typing import Annotated
 
 import typer
 import uvicorn
-from fastapi import FastAPI
 
 from bus.nats import NatsBus
 from bus.none import NoBus
 from bus.port import Bus
-from coordinator.assembly import living
-from coordinator.context import make_context
+from coordinator.assembly import Coordinator, assemble, running
 from coordinator.enrolment_file import Enrolments, read_enrolments
 from coordinator.http.app import make_app
-from coordinator.http.app_state import Deps
 from coordinator.store.cosmos import CosmosStore
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Store, StoreError, StoreUnreachable
@@ -81,14 +78,17 @@ def make_bus(settings: Settings) -> Bus:
     return NatsBus(settings.bus_url, nkey_seed=settings.bus_seed, inbox_prefix=None, name="coordinator")
 
 
-@asynccontextmanager
-async def running(settings: Settings, store: Store, bus: Bus) -> AsyncIterator[FastAPI]:
-    """A whole coordinator around an open store, and the application to serve."""
-    ctx = make_context(store, SystemClock(), system_entropy(), settings.timers, settings.flags)
-    alone = settings.store is not StoreKind.COSMOS
-    logs = LogFiles(settings.data / "logs")
-    async with living(ctx, bus, logs, alone=alone, enrolments=settings.enrolments) as alive:
-        yield make_app(Deps(ctx, bus, alive.watchers, logs, alive.loops.offers, alone))
+def make_coordinator(settings: Settings, store: Store, bus: Bus) -> Coordinator:
+    return assemble(
+        store,
+        bus,
+        LogFiles(settings.data / "logs"),
+        clock=SystemClock(),
+        entropy=system_entropy(),
+        timers=settings.timers,
+        flags=settings.flags,
+        alone=settings.store is not StoreKind.COSMOS,
+    )
 
 
 async def open_store(store: Store) -> None:
@@ -124,11 +124,11 @@ def listen_on(address: str) -> socket.socket:
 
 class _Server(uvicorn.Server):
     """Ends in order when asked to. The library's own handlers raise the signal once more at the end, which would
-    kill the process before the loops and the store are closed. Whoever waits is answered at once."""
+    kill the process before the loops and the store are closed. Calls that are held open are answered at once."""
 
-    def __init__(self, config: uvicorn.Config, deps: Deps) -> None:
+    def __init__(self, config: uvicorn.Config, coordinator: Coordinator) -> None:
         super().__init__(config)
-        self._deps = deps
+        self._coordinator = coordinator
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -138,26 +138,26 @@ class _Server(uvicorn.Server):
 
     def _asked_to_end(self, number: int) -> None:
         self.handle_exit(number, None)
-        self._deps.ctx.closing = True
-        self._deps.ctx.claimants.dismiss()
-        self._deps.watchers.wake_all()
+        self._coordinator.close()
 
 
 async def serve(settings: Settings, store: Store | None = None) -> None:
-    """`store`: another than the settings name."""
+    """Until SIGTERM or SIGINT. `store` is used instead of the one that the settings name."""
     server_socket = listen_on(settings.listen)
     store, bus = store or make_store(settings), make_bus(settings)
     await open_store(store)
     try:
-        async with running(settings, store, bus) as app:
+        coordinator = make_coordinator(settings, store, bus)
+        async with running(coordinator, settings.enrolments):
             if not bus.connected:
                 log.warning("no bus: REST only until it is there")
+            app = make_app(coordinator.ctx, coordinator.metrics)
             config = uvicorn.Config(
                 app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=SHUTDOWN_GRACE_S
             )
             host, port = server_socket.getsockname()[:2]
             log.info("listening on http://%s:%s", host, port)
-            await _Server(config, app.state.deps).serve(sockets=[server_socket])
+            await _Server(config, coordinator).serve(sockets=[server_socket])
     finally:
         await store.close()
 

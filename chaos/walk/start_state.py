@@ -5,16 +5,20 @@ from __future__ import annotations
 import random
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from pydantic.alias_generators import to_camel
 
+from bus.none import NoBus
 from chaos.history import Record
 from chaos.walk.operations import PRODUCT, Doc, Operation, act, claim, hello, start, submit
 from chaos.walk.store_value import StoreValue, finished
-from coordinator.context import Context, make_context
+from coordinator.assembly import assemble
+from coordinator.context import Context
 from coordinator.handlers import factories
 from coordinator.store.port import EVENTS, FACTORIES, JOBS, Indefinite, Store
+from coordinator.term_logs import LogFiles
 from runtime.clock import EPOCH
 from runtime.entropy import Entropy
 from runtime.settings import Flags, Timers
@@ -76,7 +80,16 @@ class Laid:
 
 
 def _coordinator(store: Store, at_s: float, *, budgets: bool) -> Context:
-    return make_context(store, Still(at_s), Entropy(random.Random(1)), flags=Flags(budgets=budgets))
+    made = assemble(
+        store,
+        NoBus(),
+        LogFiles(Path("unused")),
+        clock=Still(at_s),
+        entropy=Entropy(random.Random(1)),
+        flags=Flags(budgets=budgets),
+        alone=False,
+    )
+    return made.ctx
 
 
 class _Unprojected(StoreValue):

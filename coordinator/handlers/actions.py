@@ -63,7 +63,7 @@ def tell_holder(ctx: Context, applied: Applied) -> None:
     job = applied.job
     if job.holder is None or job.stop is None:
         return
-    ctx.send_control(
+    ctx.publisher.send_control(
         job.holder.factory_id,
         Control(
             order=job.stop.kind,

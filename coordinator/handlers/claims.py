@@ -43,7 +43,7 @@ async def claim(ctx: Context, request: ClaimRequest, gone: asyncio.Future[None] 
         finally:
             ctx.claimants.looked(request)
         left_s = deadline_s - ctx.clock.boot_s()
-        if answer.grants or left_s <= 0 or ctx.closing:
+        if answer.grants or left_s <= 0 or ctx.closing.is_set():
             return answer
         if not await ctx.claimants.wait(request, looked, left_s, gone):
             return answer

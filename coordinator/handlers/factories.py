@@ -138,7 +138,7 @@ def _refuse_taken(factory: FactoryDoc, homes: Mapping[str, str]) -> None:
 def _enrolled_now(ctx: Context, factory: FactoryDoc) -> FactoryDoc:
     ctx.roster.note(factory, heard=False, stored=True)
     ctx.ready.wake()
-    ctx.capacity_changed()
+    ctx.capacity.announce()
     return factory
 
 
@@ -204,7 +204,7 @@ async def hello(ctx: Context, request: HelloRequest) -> HelloAnswer:
     ctx.roster.note(factory, heard=True)
     await end_lower_sessions(ctx, factory, now)
     ctx.ready.wake()
-    ctx.capacity_changed()
+    ctx.capacity.announce()
     beyond = sorted(set(request.capabilities) - set(factory.enrolled_capabilities))
     warnings = (f"not enrolled for, and left out: {', '.join(beyond)}",) if beyond else ()
     return _hello_answer(ctx, factory, factory.session_no, opened=True, warnings=warnings)
@@ -330,8 +330,8 @@ async def _noted(ctx: Context, stored: StoredFactory, request: HeartbeatRequest,
     if changed or silent_s is None or silent_s >= ctx.timers.roster_store_s:
         heard = await update_factory(ctx, factory.id, change, stored)
     ctx.roster.note(heard, heard=True, stored=False)
-    ctx.send_roster(factory.id, RosterNote(factory=heard.to_doc() | {"tokenHashes": []}, heard_at=now))
+    ctx.publisher.send_roster(factory.id, RosterNote(factory=heard.to_doc() | {"tokenHashes": []}, heard_at=now))
     if was_down or changed:
         ctx.ready.wake()
-        ctx.capacity_changed()
+        ctx.capacity.announce()
     return heard

@@ -6,14 +6,15 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from coordinator.context import Context
 from coordinator.http import claims, examples, factories, jobs, problems, runs, service
-from coordinator.http.app_state import Deps
+from coordinator.metrics import FleetMetrics
 
 API_VERSION = "1"
 RESOURCES = (jobs, claims, runs, factories, service)
 
 
-def make_app(deps: Deps) -> FastAPI:
+def make_app(ctx: Context, metrics: FleetMetrics) -> FastAPI:
     app = FastAPI(
         title="Agent Gigafactory",
         version=API_VERSION,
@@ -22,9 +23,8 @@ def make_app(deps: Deps) -> FastAPI:
     )
     plain = app.openapi
     app.openapi = lambda: _with_problems(plain())  # type: ignore[method-assign]
-    app.state.deps = deps
-    app.state.metrics = service.FleetMetrics(deps)
-    deps.ctx.projector.listen(app.state.metrics.after_commit)
+    app.state.ctx = ctx
+    app.state.metrics = metrics
     problems.install(app)
     for resource in RESOURCES:
         app.include_router(resource.router)

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from coordinator.context import Context
-from coordinator.http.app_state import deps_of
+from coordinator.http.app_state import context_of
 from coordinator.store.port import OPERATORS, Address
 from coordinator.store.queries import read_factory
 from runtime.tokens import FACTORY, token_matches, token_parts
@@ -77,7 +77,7 @@ def _are_names(*words: str) -> bool:
 
 
 async def anybody(request: Request) -> Principal:
-    return await authenticated(deps_of(request).ctx, request.headers.get("authorization"))
+    return await authenticated(context_of(request), request.headers.get("authorization"))
 
 
 async def only_operator(request: Request) -> Principal:

@@ -11,7 +11,7 @@ from fastapi import Body, Request
 
 from coordinator.handlers import claims, terms
 from coordinator.http import examples
-from coordinator.http.app_state import deps_of
+from coordinator.http.app_state import context_of
 from coordinator.http.auth import Factory, Principal, checked, job_key
 from coordinator.http.bodies import ClaimBody, RenewBody, spoken_by
 from coordinator.http.json_routes import make_router
@@ -35,9 +35,9 @@ async def claim(
     """A claim that was not answered is repeated with the same `requestId`, and gives the same grant."""
     asked = _for_product(request, principal, spoken_by(principal, body))
     if not asked.wait_s:
-        return await claims.claim(deps_of(request).ctx, asked)
+        return await claims.claim(context_of(request), asked)
     async with _hung_up(request) as gone:
-        return await claims.claim(deps_of(request).ctx, asked, gone)
+        return await claims.claim(context_of(request), asked, gone)
 
 
 def _for_product(request: Request, principal: Principal, asked: ClaimRequest) -> ClaimRequest:
@@ -77,4 +77,4 @@ async def renew(
 ) -> TermAnswer:
     """The answer carries `stop` where the work must end, and what is left of the lease."""
     key = job_key(request, principal, job_id)
-    return await terms.renew(deps_of(request).ctx, RenewRequest(**body.term(principal, key)))
+    return await terms.renew(context_of(request), RenewRequest(**body.term(principal, key)))

@@ -9,7 +9,7 @@ from fastapi import Body, Request
 from coordinator.handlers import factories
 from coordinator.http import examples
 from coordinator.http.answers import FactoriesAnswer, FactoryRow, HeldJob
-from coordinator.http.app_state import deps_of
+from coordinator.http.app_state import context_of
 from coordinator.http.auth import Anybody, Factory, products_of
 from coordinator.http.bodies import HeartbeatBody, HelloBody, spoken_by
 from coordinator.http.json_routes import make_router
@@ -25,7 +25,7 @@ router = make_router("factories", "/api/fleet/factories")
 )
 async def list_factories(request: Request, principal: Anybody) -> FactoriesAnswer:
     """Of a factory that serves other products too, only what concerns these is shown."""
-    ctx = deps_of(request).ctx
+    ctx = context_of(request)
     shown = products_of(request, principal)
     rows = []
     for entry in ctx.roster.entries():
@@ -53,7 +53,7 @@ async def hello(
     body: Annotated[HelloBody, Body(openapi_examples=examples.named(hello=examples.HELLO))],
 ) -> HelloAnswer:
     """The higher `sessionNo` wins and fences the sessions below it."""
-    return await factories.hello(deps_of(request).ctx, spoken_by(principal, body))
+    return await factories.hello(context_of(request), spoken_by(principal, body))
 
 
 @router.post("/heartbeat", summary="Alive, and what is held", responses=examples.answers(examples.HEARTBEAT_ANSWER))
@@ -63,4 +63,4 @@ async def heartbeat(
     body: Annotated[HeartbeatBody, Body(openapi_examples=examples.named(heartbeat=examples.HEARTBEAT))],
 ) -> HeartbeatAnswer:
     """Renews every term that it names; the answer says what is no longer granted and what must stop."""
-    return await factories.heartbeat(deps_of(request).ctx, spoken_by(principal, body))
+    return await factories.heartbeat(context_of(request), spoken_by(principal, body))

@@ -20,7 +20,7 @@ from coordinator.http.answers import (
     JobsPage,
     SubmitAnswer,
 )
-from coordinator.http.app_state import deps_of
+from coordinator.http.app_state import context_of
 from coordinator.http.auth import Anybody, Factory, Operator, Principal, job_key, product_of
 from coordinator.http.bodies import (
     ActionBody,
@@ -99,7 +99,7 @@ async def submit(request: Request, response: Response, principal: Operator, key:
             )
         raw, key = body.manifest.encode(), key or body.idempotency_key
     answer = await intake.submit(
-        deps_of(request).ctx,
+        context_of(request),
         _submission(request, principal, raw, key),
         principal.actor,
         principal.only_product,
@@ -121,7 +121,7 @@ async def submit_batch(
 ) -> BatchAnswer:
     """One answer per item, in order: {job, …} or {error}."""
     answers = await intake.submit_batch(
-        deps_of(request).ctx,
+        context_of(request),
         [_submission(request, principal, item.manifest.encode(), item.idempotency_key) for item in body.items],
         principal.actor,
         principal.only_product,
@@ -153,7 +153,7 @@ async def list_jobs(
     rows: list[JobRow] = []
     for _ in range(PAGES_MAX):
         query = StoreQuery(JOBS, product_id, where, order="sortKey", descending=True, after=cursor, limit=size)
-        page = await deps_of(request).ctx.store.query(query)
+        page = await context_of(request).store.query(query)
         for stored in page:
             job = JobRow.model_validate(stored.doc)
             wanted = _wanted(job, capability, q)
@@ -176,11 +176,11 @@ def _wanted(job: Job, capability: str | None, q: str | None) -> bool:
 @router.get("/{job_id}", summary="One job, with its manifest", responses=examples.answers(examples.JOB_ANSWER))
 async def get_job(request: Request, principal: Anybody, job_id: str) -> JobAnswer:
     job = await found(request, job_key(request, principal, job_id))
-    return JobAnswer(job=JobDetail.of_job(job, await body_of(deps_of(request).ctx, job)))
+    return JobAnswer(job=JobDetail.of_job(job, await body_of(context_of(request), job)))
 
 
 async def found(request: Request, key: JobKey) -> Job:
-    stored = await read_job(deps_of(request).ctx.store, key)
+    stored = await read_job(context_of(request).store, key)
     if stored is None:
         raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {key.job_id} in product {key.product_id}")
     return stored.job
@@ -205,7 +205,7 @@ async def patch_job(
     ],
 ) -> TermAnswer | ReportAnswer:
     """Start and checkpoint are answered as a renewal is. A report with `next` has two independent answers."""
-    ctx = deps_of(request).ctx
+    ctx = context_of(request)
     term = body.term(principal, job_key(request, principal, job_id))
     said = [name for name in ("stage", "checkpoint", "result") if getattr(body, name) is not None]
     match said:
@@ -232,7 +232,7 @@ async def _report(request: Request, term: dict[str, Any], body: PatchBody) -> Re
         session_no=body.session_no,
         next=body.next,
     )
-    answer = await terms.report(deps_of(request).ctx, report)
+    answer = await terms.report(context_of(request), report)
     if answer.report_error is not None and body.next is None:
         raise FleetError.from_doc(answer.report_error)
     return answer
@@ -245,7 +245,7 @@ def _checkpoint(request: Request, said: CheckpointBody | None) -> Checkpoint | N
     return Checkpoint(
         ref=said.ref,
         commit=said.commit,
-        at=said.at or deps_of(request).ctx.clock.now(),
+        at=said.at or context_of(request).clock.now(),
         number=said.number,
         local="here" if said.local else None,
     )
@@ -268,7 +268,7 @@ async def release(
         reason=body.reason,
         checkpoint=_checkpoint(request, body.checkpoint),
     )
-    return await terms.release(deps_of(request).ctx, asked)
+    return await terms.release(context_of(request), asked)
 
 
 def _done(applied: Applied) -> ActionAnswer:
@@ -292,7 +292,7 @@ async def act(
     key: IdempotencyKey = None,
 ) -> ActionAnswer:
     """Without an Idempotency-Key the action is not safe to repeat."""
-    ctx = deps_of(request).ctx
+    ctx = context_of(request)
     body = body or ActionBody()
     applied = await actions.act(
         ctx,
@@ -320,7 +320,7 @@ async def review(
     key: IdempotencyKey = None,
 ) -> ActionAnswer:
     """Each approver counts once; at the number that the manifest asks for the job goes on."""
-    ctx = deps_of(request).ctx
+    ctx = context_of(request)
     target = job_key(request, principal, job_id)
     return _done(
         await actions.review(ctx, target, body.verdict, principal.actor, key or ctx.entropy.token(), body.reason)

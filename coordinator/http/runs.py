@@ -10,10 +10,11 @@ from typing import Annotated
 from fastapi import Body, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
+from coordinator.context import Context
 from coordinator.handlers.terms import check_holder
 from coordinator.http import examples
 from coordinator.http.answers import EventsPage, Explanation, LogPage, RunsPage
-from coordinator.http.app_state import Deps, deps_of
+from coordinator.http.app_state import context_of
 from coordinator.http.auth import Anybody, Factory, Principal, job_key
 from coordinator.http.bodies import LogBody
 from coordinator.http.jobs import found
@@ -44,7 +45,7 @@ SeenUpTo = Annotated[int, Query(ge=0, le=NUMBER_MAX)]
 async def list_runs(request: Request, principal: Anybody, job_id: str, cursor: SeenUpTo = 0) -> RunsPage:
     key = job_key(request, principal, job_id)
     await found(request, key)
-    runs = await runs_of(deps_of(request).ctx.store, key.job_id, cursor, limit=RUNS_PAGE + 1)
+    runs = await runs_of(context_of(request).store, key.job_id, cursor, limit=RUNS_PAGE + 1)
     more = len(runs) > RUNS_PAGE
     return RunsPage(runs=tuple(runs[:RUNS_PAGE]), next_cursor=runs[RUNS_PAGE - 1].lease_epoch if more else None)
 
@@ -61,13 +62,13 @@ async def list_events(
     cursor: SeenUpTo = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 200,
 ) -> EventsPage:
-    events = await events_after_cursor(deps_of(request), job_key(request, principal, job_id), cursor)
+    events = await events_after_cursor(context_of(request), job_key(request, principal, job_id), cursor)
     more = len(events) > limit
     return EventsPage(events=tuple(events[:limit]), next_cursor=events[limit - 1].seq if more else None)
 
 
-async def events_after_cursor(deps: Deps, key: JobKey, cursor: int) -> list[EventDoc]:
-    events = await history(deps.ctx.store, key, cursor)
+async def events_after_cursor(ctx: Context, key: JobKey, cursor: int) -> list[EventDoc]:
+    events = await history(ctx.store, key, cursor)
     if events is None:
         raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {key.job_id} in product {key.product_id}")
     return events
@@ -86,20 +87,20 @@ async def stream_events(
     last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0, le=NUMBER_MAX)] = 0,
 ) -> StreamingResponse:
     """Opens with `event: mode` (live or polling) and repeats it on change; keeps alive every 15 s."""
-    deps, key = deps_of(request), job_key(request, principal, job_id)
+    ctx, key = context_of(request), job_key(request, principal, job_id)
     await found(request, key)
 
     async def lines() -> AsyncIterator[str]:
         seen, mode = last_event_id, ""
-        async with deps.watchers.watch(key) as changed:
-            ticks = Ticks(deps, changed)
-            while not deps.ctx.closing:
+        async with ctx.watchers.watch(key) as changed:
+            ticks = Ticks(ctx, changed)
+            while not ctx.closing.is_set():
                 changed.clear()
                 await check_still_allowed(request, key.product_id)
-                if mode != (now := mode_of(deps)):
+                if mode != (now := mode_of(ctx)):
                     mode = now
                     yield sse("mode", {"mode": mode})
-                for event in await events_after_cursor(deps, key, seen):
+                for event in await events_after_cursor(ctx, key, seen):
                     seen = event.seq
                     ticks.told()
                     yield sse("event", event.to_doc(), event_id=str(seen))
@@ -117,10 +118,10 @@ async def stream_events(
 )
 async def explain_job(request: Request, principal: Anybody, job_id: str) -> Explanation:
     """Candidates are the factories of the products that the token is for."""
-    deps, key = deps_of(request), job_key(request, principal, job_id)
+    ctx, key = context_of(request), job_key(request, principal, job_id)
     job = await found(request, key)
-    events = await events_after_cursor(deps, key, max(0, job.seq - HISTORY_SHOWN))
-    told = explain(job, _seen_by(principal, deps.ctx.snapshot()))
+    events = await events_after_cursor(ctx, key, max(0, job.seq - HISTORY_SHOWN))
+    told = explain(job, _seen_by(principal, ctx.snapshot()))
     return Explanation.model_validate({**told, "history": events})
 
 
@@ -146,20 +147,20 @@ async def read_logs(
     follow: bool = False,
 ) -> LogPage | StreamingResponse:
     """Without `epoch`: the latest term that printed anything. Following ends when the term has ended."""
-    deps, key = deps_of(request), job_key(request, principal, job_id)
+    ctx, key = context_of(request), job_key(request, principal, job_id)
     job = await found(request, key)
-    epochs = deps.logs.epochs(key)
+    epochs = ctx.logs.epochs(key)
     chosen = epoch or (job.lease_epoch if job.held else max(epochs, default=max(1, job.granted_epoch)))
     if not follow:
-        text, after = deps.logs.read(key, chosen, offset)
+        text, after = ctx.logs.read(key, chosen, offset)
         return LogPage(lease_epoch=chosen, epochs=tuple(epochs), offset=offset, text=text, next_offset=after)
 
     async def lines() -> AsyncIterator[str]:
         at = offset
-        while not deps.ctx.closing:
+        while not ctx.closing.is_set():
             await check_still_allowed(request, key.product_id)
             job_now = await found(request, key)  # before the log is read: what it printed last is not left out
-            text, after = deps.logs.read(key, chosen, at)
+            text, after = ctx.logs.read(key, chosen, at)
             if text:
                 at = after
                 yield sse("log", {"leaseEpoch": chosen, "text": text}, event_id=str(at))
@@ -180,7 +181,7 @@ async def write_logs(
     body: Annotated[LogBody, Body(openapi_examples=examples.named(chunk=examples.LOG))],
 ) -> None:
     """A repeat changes nothing; a gap is marked."""
-    deps, key = deps_of(request), job_key(request, principal, job_id)
+    ctx, key = context_of(request), job_key(request, principal, job_id)
     chunk = LogChunk(product_id=key.product_id, job_id=key.job_id, **dict(body))
-    await check_holder(deps.ctx, key, principal.id, chunk.session_id, chunk.lease_epoch)
-    deps.logs.append(chunk)
+    await check_holder(ctx, key, principal.id, chunk.session_id, chunk.lease_epoch)
+    ctx.logs.append(chunk)

@@ -11,7 +11,8 @@ import orjson
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from coordinator.http.app_state import Deps, deps_of
+from coordinator.context import Context
+from coordinator.http.app_state import context_of
 from coordinator.http.auth import authenticated
 from coordinator.store.port import StoreError
 from schemas.errors import FleetError
@@ -27,9 +28,9 @@ def sse(name: str, data: Any, event_id: str | None = None) -> str:
     return f"{head}event: {name}\ndata: {orjson.dumps(data).decode()}\n\n"
 
 
-def mode_of(deps: Deps) -> str:
+def mode_of(ctx: Context) -> str:
     """`live` where every change is heard of at once, `polling` where other coordinators' are not, for want of a bus."""
-    return "live" if deps.alone or deps.bus.connected else "polling"
+    return "live" if ctx.alone or ctx.bus.connected else "polling"
 
 
 def streaming(lines: AsyncIterator[str]) -> StreamingResponse:
@@ -51,15 +52,15 @@ def streaming(lines: AsyncIterator[str]) -> StreamingResponse:
 
 async def check_still_allowed(request: Request, product_id: str) -> None:
     """A revoked token hears no more. Raises unauthorized or forbidden."""
-    principal = await authenticated(deps_of(request).ctx, request.headers.get("authorization"), is_asking=False)
+    principal = await authenticated(context_of(request), request.headers.get("authorization"), is_asking=False)
     principal.checked_product(product_id)
 
 
 class Ticks:
     """The pauses of a stream: until a change, a change of mode, or a poll that is due; keep-alives in between."""
 
-    def __init__(self, deps: Deps, changed: asyncio.Event) -> None:
-        self._deps = deps
+    def __init__(self, ctx: Context, changed: asyncio.Event) -> None:
+        self._ctx = ctx
         self._changed = changed
         self._silent_s = 0.0
 
@@ -78,5 +79,5 @@ class Ticks:
             if self._silent_s >= KEEP_ALIVE_S:
                 self._silent_s = 0.0
                 return False
-            if mode == "polling" or mode_of(self._deps) != mode:
+            if mode == "polling" or mode_of(self._ctx) != mode:
                 return True

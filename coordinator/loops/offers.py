@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 import orjson
 
-from bus.port import Bus, BusError
+from bus.port import BusError
 from bus.subjects import ANY, offer_subject
 from coordinator.claimants import kind_of
 from coordinator.context import Context
@@ -50,9 +50,9 @@ class _Waiting:
 
 
 class Offers:
-    def __init__(self, ctx: Context, bus: Bus) -> None:
+    def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._bus = bus
+        self._bus = ctx.bus
         self._waiting: dict[JobKey, _Waiting] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import orjson
 
-from bus.port import Bus, Message
+from bus.port import Message
 from bus.subjects import came_subject, gone_subject, session_of_client
 from coordinator.context import Context
 from coordinator.domain.ops import Cause
@@ -35,13 +35,12 @@ class _Client(NamedTuple):
 class Vanished:
     """Ends terms only of the session whose connection it was: another machine of that factory may be at work."""
 
-    def __init__(self, ctx: Context, bus: Bus) -> None:
+    def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._bus = bus
+        self._bus = ctx.bus
         self._gone: dict[_Client, asyncio.Task[None]] = {}  # while the time to come back runs
 
     async def start(self) -> None:
-        self._bus.on_change(self._bus_changed)
         await self._bus.subscribe(gone_subject(), self._heard_gone)
         await self._bus.subscribe(came_subject(), self._heard_came)
 
@@ -49,7 +48,7 @@ class Vanished:
         for task in list(self._gone.values()):
             await cancel(task)
 
-    def _bus_changed(self, _up: bool) -> None:
+    def bus_changed(self, _up: bool) -> None:
         """What happened meanwhile was not heard, so that nobody can be said to be gone."""
         for task in self._gone.values():
             task.cancel()

@@ -10,21 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from bus.none import NoBus
-from coordinator.context import make_context
 from coordinator.domain.table import TABLE
 from coordinator.http.app import make_app
-from coordinator.http.app_state import Deps
-from coordinator.loops.offers import Offers
-from coordinator.store.memory import MemoryStore
 from coordinator.store.port import PARTITION_KEYS
-from coordinator.term_logs import LogFiles
-from coordinator.watchers import Watchers
-from runtime.clock import SystemClock
-from runtime.entropy import system_entropy
 from runtime.settings import Flags, Timers
 from schemas.errors import ERRORS
 from schemas.manifest import _READERS
+from tests.support.fleet import assembled_coordinator
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
@@ -80,8 +72,8 @@ def test_the_readme_names_every_manifest_key() -> None:
 
 
 def test_the_table_of_routes_equals_the_routes() -> None:
-    ctx = make_context(MemoryStore(), SystemClock(), system_entropy())
-    app = make_app(Deps(ctx, NoBus(), Watchers(), LogFiles(Path("nowhere")), Offers(ctx, NoBus()), alone=True))
+    made = assembled_coordinator()
+    app = make_app(made.ctx, made.metrics)
     served = {(method.upper(), path) for path, item in app.openapi()["paths"].items() for method in item}
     assert set(re.findall(r"^\| ([A-Z]+) \| `(/[^`]*)` \|", API, re.MULTILINE)) == served
 

@@ -11,16 +11,14 @@ from typing import Any
 import orjson
 import pytest
 
-from coordinator.context import make_context
 from coordinator.loops.promoter import Promoter
 from coordinator.loops.sweeper import Sweeper
 from coordinator.store.port import EVENTS, INDEXED, INDEXES, JOBS, PARTITION_KEYS, RUNS, Query, Stored, Where
 from coordinator.store.queries import event_with_op, events_after, jobs_held_by, jobs_in, runs_of
 from coordinator.store.sqlite import SqliteStore, statement
 from runtime.clock import SystemClock
-from runtime.entropy import system_entropy
 from schemas.job import Stage
-from tests.support.fleet import PRODUCT
+from tests.support.fleet import PRODUCT, coordinator
 
 DOCUMENTS = 100_000
 NOW = "2030-01-02T00:00:00.000000Z"
@@ -137,7 +135,7 @@ async def test_a_page_costs_no_more_than_what_it_finds(store: NotingStore, name:
 
 
 async def test_what_the_coordinator_asks_is_among_these(store: NotingStore) -> None:
-    ctx = make_context(store, SystemClock(), system_entropy())
+    ctx = coordinator(store, clock=SystemClock())
     now = ctx.clock.now()
     await jobs_held_by(store, [PRODUCT], "f1")
     await event_with_op(store, "j1", "x")

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.context import Context, make_context
+from coordinator.context import Context
 from coordinator.handlers.budgets import set_paused
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import JOBS, Address
 from coordinator.store.queries import read_guard
-from runtime.clock import LoopClock
-from runtime.entropy import system_entropy
-from runtime.settings import Flags
 from schemas.errors import ErrorCode, FleetError
 from schemas.guards import LedgerGuard
 from schemas.ids import LEDGER_ID
 from schemas.job import Outcome, Stage
 from schemas.projections import Insights
 from tests.support.faulty import FaultyStore, after
-from tests.support.fleet import PRODUCT, FakeFactory, job_now, submitted
+from tests.support.fleet import PRODUCT, FakeFactory, coordinator, job_now, submitted
 from tests.support.virtual import in_virtual_time
 
 
 def budgeted(store: FaultyStore | MemoryStore) -> Context:
-    return make_context(store, LoopClock(), system_entropy(), flags=Flags(budgets=True))
+    return coordinator(store, budgets=True)
 
 
 async def ledger(ctx: Context) -> LedgerGuard:

@@ -6,16 +6,13 @@ import asyncio
 
 import pytest
 
-from coordinator.context import Context, make_context
+from coordinator.context import Context
 from coordinator.handlers import intake
 from coordinator.handlers.budgets import set_paused
 from coordinator.handlers.claims import CANDIDATES_MAX
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Indefinite
 from coordinator.transact import TRIES_MAX
-from runtime.clock import LoopClock
-from runtime.entropy import system_entropy
-from runtime.settings import Flags
 from schemas.errors import ErrorCode, FleetError
 from schemas.job import Job
 from tests.support.faulty import Call, FaultyStore, after, never_applied
@@ -31,7 +28,7 @@ async def submitted_to(ctx: Context, product_id: str, key: str) -> Job:
 
 @in_virtual_time
 async def test_the_jobs_of_a_paused_product_do_not_hide_another_products_job() -> None:
-    ctx = make_context(MemoryStore(), LoopClock(), system_entropy(), flags=Flags(budgets=True))
+    ctx = coordinator(MemoryStore(), budgets=True)
     for number in range(MORE_THAN_ONE_LOOK_TRIES):
         await submitted_to(ctx, "shop", f"k{number}")
     await set_paused(ctx, "shop", paused=True)

@@ -8,12 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from coordinator.context import Context, make_context
+from coordinator.context import Context
 from coordinator.handlers.budgets import set_paused
 from coordinator.store.memory import MemoryStore
-from runtime.clock import LoopClock
-from runtime.entropy import system_entropy
-from runtime.settings import Flags
 from schemas.job import Job
 from tests.support.faulty import FaultyStore, answer_lost
 from tests.support.fleet import PRODUCT, FakeFactory, coordinator, submitted
@@ -79,7 +76,7 @@ async def test_a_lock_that_is_freed_by_a_report_here_of_a_grant_made_elsewhere()
 
 @in_virtual_time
 async def test_a_product_that_is_resumed() -> None:
-    ctx: Context = make_context(MemoryStore(), LoopClock(), system_entropy(), flags=Flags(budgets=True))
+    ctx: Context = coordinator(MemoryStore(), budgets=True)
     factory = await FakeFactory(ctx).joined()
     job = await submitted(ctx)
     await set_paused(ctx, PRODUCT, paused=True)

@@ -6,22 +6,18 @@ import asyncio
 
 import pytest
 
-from coordinator.context import make_context
 from coordinator.handlers.budgets import TRIES_MAX, set_paused
 from coordinator.store.memory import MemoryStore
-from runtime.clock import LoopClock
-from runtime.entropy import system_entropy
-from runtime.settings import Flags
 from schemas.errors import ErrorCode, FleetError
 from tests.support.faulty import FaultyStore, lands_after, never_applied
-from tests.support.fleet import PRODUCT, FakeFactory, submitted
+from tests.support.fleet import PRODUCT, FakeFactory, coordinator, submitted
 from tests.support.virtual import in_virtual_time
 
 
 @in_virtual_time
 async def test_nothing_is_claimed_after_the_pause_was_answered() -> None:
     store = FaultyStore(MemoryStore())
-    ctx = make_context(store, LoopClock(), system_entropy(), flags=Flags(budgets=True))
+    ctx = coordinator(store, budgets=True)
     job = await submitted(ctx)
     factory = await FakeFactory(ctx).joined()
     await set_paused(ctx, PRODUCT, paused=True)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from coordinator.context import make_context
 from coordinator.store.memory import MemoryStore
-from runtime.clock import LoopClock
-from runtime.entropy import system_entropy
-from runtime.settings import Flags
 from tests.support.faulty import Call, FaultyStore
-from tests.support.fleet import FakeFactory, submitted
+from tests.support.fleet import FakeFactory, coordinator, submitted
 from tests.support.virtual import in_virtual_time
 
 CLAIMS = 14
@@ -21,7 +17,7 @@ WRITE_S = 4.9
 @in_virtual_time
 async def test_the_wait_for_the_turn_is_no_part_of_the_grants_time() -> None:
     store = FaultyStore(MemoryStore())
-    ctx = make_context(store, LoopClock(), system_entropy(), flags=Flags(budgets=True))
+    ctx = coordinator(store, budgets=True)
     fleet = [await FakeFactory(ctx, id=f"f{number}").joined() for number in range(CLAIMS)]
     jobs = [await submitted(ctx, f"k{number}") for number in range(CLAIMS)]
     assert ctx.timers.lease_ttl_s + ctx.timers.skew_s < CLAIMS * WRITE_S

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from coordinator.context import Context, make_context
+from coordinator.context import Context
 from coordinator.handlers import intake
 from coordinator.handlers.budgets import set_paused
 from coordinator.handlers.factories import enroll, gate_engine
 from coordinator.loops.sweeper import Sweeper
 from coordinator.store.memory import MemoryStore
-from runtime.clock import LoopClock
-from runtime.entropy import Entropy
-from runtime.settings import Flags
 from schemas.factory import FactoryDoc
 from schemas.job import Engine
 from tests.support.fleet import PRODUCT, FakeFactory, coordinator, manifest, submitted
@@ -47,9 +43,7 @@ async def granted_within_seconds(ctx: Context, factory: FakeFactory, happens: Ca
 @in_virtual_time
 async def test_a_resume_at_another_coordinator() -> None:
     store = MemoryStore()
-    here, there = (
-        make_context(store, LoopClock(), Entropy(random.Random(n)), flags=Flags(budgets=True)) for n in range(2)
-    )
+    here, there = (coordinator(store, seed=n, budgets=True, alone=False) for n in range(2))
     factory = await FakeFactory(here).joined()
     await submitted(here)
     await set_paused(here, PRODUCT, paused=True)

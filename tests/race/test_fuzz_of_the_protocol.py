@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.context import Context, make_context
+from coordinator.context import Context
 from coordinator.handlers import actions, budgets, claims, factories, intake
 from coordinator.loops.promoter import Promoter
 from coordinator.loops.reaper import Reaper
@@ -25,8 +25,6 @@ from coordinator.store.port import ABSENT, Derived, Doc, Guarded, Indefinite, St
 from coordinator.store.queries import read_guard, read_job, read_run
 from coordinator.transact import Applied, history
 from runtime.clock import LoopClock
-from runtime.entropy import Entropy
-from runtime.settings import Flags
 from runtime.virtual import run_virtual
 from schemas.errors import ErrorCode, FleetError
 from schemas.guards import LedgerGuard
@@ -34,7 +32,7 @@ from schemas.ids import LEDGER_ID, JobKey, end_op, run_id
 from schemas.job import Job, Outcome
 from schemas.messages import ClaimRequest, Grant
 from schemas.projections import EventDoc
-from tests.support.fleet import PRODUCT, FakeFactory, manifest
+from tests.support.fleet import PRODUCT, FakeFactory, coordinator, manifest
 from tests.support.racy import RacyStore
 
 SEEDS = range(20)
@@ -161,8 +159,7 @@ class Walk:
 
     @staticmethod
     def _coordinator(store: Any, seed: int, skew_s: float = 0.0) -> Context:
-        entropy = Entropy(random.Random(seed))
-        return make_context(store, LoopClock(skew_s), entropy, flags=Flags(budgets=True))
+        return coordinator(store, seed=seed, clock=LoopClock(skew_s), budgets=True, alone=False)
 
     async def run(self) -> list[str]:
         """What went wrong; empty when nothing did."""

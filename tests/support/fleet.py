@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from coordinator.context import Context, make_context
+from bus.none import NoBus
+from bus.port import Bus
+from coordinator.assembly import Coordinator, assemble
+from coordinator.context import Context
 from coordinator.handlers import claims, factories, intake, terms
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import LEASES, RUNS, Query, Store
 from coordinator.store.queries import read_job, read_lease
+from coordinator.term_logs import LogFiles
 from coordinator.transact import history
 from runtime.clock import Clock, LoopClock
 from runtime.entropy import Entropy
-from runtime.settings import Timers
+from runtime.settings import Flags, Timers
 from schemas.factory import FactoryDoc
 from schemas.ids import JobKey
 from schemas.job import Engine, Job, Outcome, Result, VerifyEvidence
@@ -39,10 +44,33 @@ from schemas.projections import EventDoc, LeaseDoc, RunDoc
 PRODUCT = "shop"
 
 
-def coordinator(
-    store: Store | None = None, *, clock: Clock | None = None, seed: int = 1, timers: Timers | None = None
-) -> Context:
-    return make_context(store or MemoryStore(), clock or LoopClock(), Entropy(random.Random(seed)), timers)
+def assembled_coordinator(
+    store: Store | None = None,
+    *,
+    clock: Clock | None = None,
+    seed: int = 1,
+    timers: Timers | None = None,
+    budgets: bool = False,
+    bus: Bus | None = None,
+    logs: Path = Path("unused"),
+    alone: bool = True,
+) -> Coordinator:
+    """A coordinator as the service makes it, around twins; nothing of it runs."""
+    return assemble(
+        store or MemoryStore(),
+        bus or NoBus(),
+        LogFiles(logs),
+        clock=clock or LoopClock(),
+        entropy=Entropy(random.Random(seed)),
+        timers=timers,
+        flags=Flags(budgets=budgets),
+        alone=alone,
+    )
+
+
+def coordinator(store: Store | None = None, **parts: Any) -> Context:
+    """The parts of a coordinator that handlers work with; see `assembled_coordinator`."""
+    return assembled_coordinator(store, **parts).ctx
 
 
 def manifest(body: str = "do it\n", **keys: Any) -> bytes:

@@ -17,11 +17,10 @@ import pytest
 from bus.memory import MemoryBroker, MemoryBus
 from bus.rights import factory_rights
 from bus.subjects import inbox_prefix
-from coordinator.assembly import living
+from coordinator.assembly import running
 from coordinator.context import Context
 from coordinator.handlers import factories
 from coordinator.inbox import OPS
-from coordinator.term_logs import LogFiles
 from factory.agent import AgentSettings
 from factory.engines.shell import ShellEngine
 from factory.held_terms import HeldTermsSettings
@@ -41,7 +40,7 @@ from runtime.entropy import Entropy
 from schemas.factory import FactoryDoc
 from schemas.job import Engine, Outcome, Result
 from schemas.messages import Grant, LogChunk
-from tests.support.fleet import PRODUCT, coordinator
+from tests.support.fleet import PRODUCT, assembled_coordinator
 from tests.support.waiting import eventually
 
 RPC_TIMEOUT_S = 0.5
@@ -241,9 +240,10 @@ class FleetWorld:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entropy = Entropy(random.Random(7))
-        self.ctx = coordinator()
         self.broker = MemoryBroker(self.entropy)
         self.bus = MemoryBus(self.broker, name="coordinator")
+        self.coordinator = assembled_coordinator(bus=self.bus, logs=folder / "logs")
+        self.ctx = self.coordinator.ctx
         self.lives: list[FactoryLife] = []
 
     async def factory(
@@ -281,7 +281,7 @@ async def fleet_world(folder: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[
     patch.setattr("factory.held_terms.Term", ScriptedTerm)
     SCRIPTED.clear()
     world = FleetWorld(folder)
-    async with living(world.ctx, world.bus, LogFiles(folder / "logs"), alone=True):
+    async with running(world.coordinator):
         try:
             yield world
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,20 +12,12 @@ import httpx
 from fastapi import FastAPI
 
 from bus.none import NoBus
-from coordinator.context import make_context
 from coordinator.enrolment_file import Enrolments, FactoryEnrolment, OperatorEnrolment, apply
 from coordinator.http.app import make_app
-from coordinator.http.app_state import Deps
-from coordinator.loops.offers import Offers
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import JOBS, Query, Store
-from coordinator.term_logs import LogFiles
-from coordinator.watchers import Watchers
-from runtime.clock import LoopClock
-from runtime.entropy import Entropy
-from runtime.settings import Flags
 from runtime.tokens import FACTORY, OPERATOR, mint_token, token_hash
-from tests.support.fleet import PRODUCT, manifest
+from tests.support.fleet import PRODUCT, assembled_coordinator, manifest
 
 BANK = "bank"  # another tenant
 SHELL: dict[str, Any] = {"engines": ["shell"], "max": 1}
@@ -37,15 +28,10 @@ class RestWorld:
 
     def __init__(self, logs: Path, store: Store | None = None, *, budgets: bool = False, alone: bool = True) -> None:
         self.store = store or MemoryStore()
-        flags = Flags(budgets=budgets)
-        self.ctx = make_context(self.store, LoopClock(), Entropy(random.Random(7)), flags=flags)
         self.bus = NoBus()
-        self.watchers = Watchers()
-        self.ctx.projector.listen(self.watchers.after_commit)
-        self.logs = LogFiles(logs)
-        self.app: FastAPI = make_app(
-            Deps(self.ctx, self.bus, self.watchers, self.logs, Offers(self.ctx, self.bus), alone=alone)
-        )
+        made = assembled_coordinator(self.store, seed=7, budgets=budgets, bus=self.bus, logs=logs, alone=alone)
+        self.ctx, self.watchers = made.ctx, made.ctx.watchers
+        self.app: FastAPI = make_app(made.ctx, made.metrics)
         self.ann, self.bob, self.root = (
             mint_token(OPERATOR, home, name) for home, name in ((PRODUCT, "ann"), (BANK, "bob"), (PRODUCT, "root"))
         )

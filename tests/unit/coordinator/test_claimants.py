@@ -380,7 +380,7 @@ async def test_who_is_dismissed_looks_a_last_time_and_is_answered() -> None:
     for number in range(8):
         await world.waits(await world.joined(f"f{number}"))
     began_s = world.ctx.clock.boot_s()
-    world.ctx.closing = True
+    world.ctx.closing.set()
     world.ctx.claimants.dismiss()
     answers = await asyncio.gather(*world.polls.values())
     assert [answer.grants for answer in answers] == [()] * 8

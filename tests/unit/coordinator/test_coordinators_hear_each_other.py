@@ -9,25 +9,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bus.memory import MemoryBroker, MemoryBus
-from coordinator.assembly import living
+from coordinator import assembly
 from coordinator.context import Context
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Store
-from coordinator.term_logs import LogFiles
 from runtime.entropy import Entropy
 from schemas.factory import Health
 from schemas.job import Stage
-from tests.support.fleet import FakeFactory, coordinator, submitted
+from tests.support.fleet import FakeFactory, assembled_coordinator, submitted
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually
 
 
 @asynccontextmanager
 async def running(store: Store, broker: MemoryBroker, name: str, logs: Path) -> AsyncIterator[Context]:
-    ctx = coordinator(store, seed=len(name))
-    bus = MemoryBus(broker, name=name)
-    async with living(ctx, bus, LogFiles(logs), alone=False):
-        yield ctx
+    made = assembled_coordinator(store, seed=len(name), bus=MemoryBus(broker, name=name), logs=logs, alone=False)
+    async with assembly.running(made):
+        yield made.ctx
 
 
 def broker() -> MemoryBroker:

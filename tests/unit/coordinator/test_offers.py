@@ -8,7 +8,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,18 +15,17 @@ import pytest
 
 from bus.memory import MemoryBroker, MemoryBus
 from bus.subjects import PREFIX
-from coordinator.assembly import living
+from coordinator.assembly import running
 from coordinator.context import Context
 from coordinator.handlers import actions, claims
-from coordinator.loops.services import Loops
+from coordinator.loops.offers import Offers
 from coordinator.store.memory import MemoryStore
-from coordinator.term_logs import LogFiles
 from runtime.entropy import Entropy
 from runtime.settings import Timers
 from schemas.factory import Health, Transport
 from schemas.job import Engine, Job, Stage
 from schemas.messages import ClaimAnswer
-from tests.support.fleet import PRODUCT, FakeFactory, coordinator, job_now, submitted
+from tests.support.fleet import PRODUCT, FakeFactory, assembled_coordinator, coordinator, job_now, submitted
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually
 
@@ -64,12 +62,12 @@ class OfferingBus(MemoryBus):
 
 
 @dataclass
-class Node:
+class OfferingNode:
     """One living coordinator."""
 
     ctx: Context
     bus: OfferingBus
-    loops: Loops
+    offers: Offers
 
     def offered(self, job: Job, since_s: float) -> list[float]:
         """How many seconds after that it published offers of the job."""
@@ -84,8 +82,8 @@ class Pair:
     """Two coordinators, `one` and `other`, on one store and one bus."""
 
     broker: MemoryBroker
-    one: Node
-    other: Node
+    one: OfferingNode
+    other: OfferingNode
     polls: list[asyncio.Task[ClaimAnswer]] = field(default_factory=list)
 
     async def on_the_bus(self, factory_id: str = "f1", heartbeat: dict[str, Any] | None = None, **own: Any) -> Any:
@@ -114,10 +112,11 @@ class Pair:
 
 
 @asynccontextmanager
-async def node(store: MemoryStore, broker: MemoryBroker, name: str) -> AsyncIterator[Node]:
-    ctx, bus = coordinator(store, seed=len(name)), OfferingBus(broker, name)
-    async with living(ctx, bus, LogFiles(Path()), alone=False) as alive:
-        yield Node(ctx, bus, alive.loops)
+async def node(store: MemoryStore, broker: MemoryBroker, name: str) -> AsyncIterator[OfferingNode]:
+    bus = OfferingBus(broker, name)
+    made = assembled_coordinator(store, seed=len(name), bus=bus, alone=False)
+    async with running(made):
+        yield OfferingNode(made.ctx, bus, made.offers)
 
 
 @asynccontextmanager
@@ -195,7 +194,7 @@ async def test_the_other_never_offers_a_job_that_was_claimed_in_the_first_round(
 async def test_what_its_own_coordinator_never_offers_the_other_offers_a_round_after_it_heard() -> None:
     async with pair() as world:
         await world.on_the_bus()
-        await world.one.loops.offers.stop()
+        await world.one.offers.stop()
         job = await submitted(world.one.ctx)
         began_s = now_s()
         await asyncio.sleep(ROUND_S + HAIR_S)
@@ -232,7 +231,7 @@ async def test_a_job_left_alone_is_given_only_after_the_round_to_who_names_none(
 async def test_a_job_is_left_alone_no_longer_than_the_round_though_the_offers_stand_still() -> None:
     async with pair() as world:
         factory = (await world.on_the_bus()).on(world.other.ctx)
-        await world.other.loops.offers.stop()
+        await world.other.offers.stop()
         job = await submitted(world.one.ctx)
         await asyncio.sleep(ROUND_S - HAIR_S)
         assert not (await factory.claim("too-early")).grants

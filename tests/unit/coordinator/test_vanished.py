@@ -6,19 +6,17 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from bus.memory import MemoryBroker, MemoryBus
 from bus.subjects import client_name
-from coordinator.assembly import living
+from coordinator.assembly import running
 from coordinator.context import Context
 from coordinator.handlers.factories import enroll
-from coordinator.term_logs import LogFiles
 from runtime.entropy import Entropy
 from schemas.factory import FactoryDoc, Transport
 from schemas.job import Job, Stage
 from schemas.messages import Grant
-from tests.support.fleet import PRODUCT, FakeFactory, coordinator, events_of, job_now, submitted
+from tests.support.fleet import PRODUCT, FakeFactory, assembled_coordinator, coordinator, events_of, job_now, submitted
 from tests.support.virtual import in_virtual_time
 
 KEY = "key-of-f1"
@@ -30,8 +28,8 @@ class Fleet:
 
     def __init__(self) -> None:
         self.broker = MemoryBroker(Entropy(random.Random(7)))
-        self.ctx: Context = coordinator()
-        self.bus = MemoryBus(self.broker, name="coordinator")
+        self.coordinator = assembled_coordinator(bus=MemoryBus(self.broker, name="coordinator"))
+        self.ctx: Context = self.coordinator.ctx
         self.factory = FakeFactory(self.ctx)
         self.client = self.client_of("s1")
 
@@ -55,7 +53,7 @@ class Fleet:
 @asynccontextmanager
 async def fleet() -> AsyncIterator[Fleet]:
     made = Fleet()
-    async with living(made.ctx, made.bus, LogFiles(Path()), alone=True):
+    async with running(made.coordinator):
         yield made
 
 
@@ -130,5 +128,5 @@ async def test_a_word_of_the_broker_that_makes_no_sense_is_left_out() -> None:
     async with fleet() as world:
         job, _ = await world.at_work()
         for data in (b"", b"{}", b"[]", b'{"client": {"user": "x"}}', b'{"client": {"user": null, "name": "a/b"}}'):
-            await world.bus.publish("fleet.v1.presence.gone", data)
+            await world.ctx.bus.publish("fleet.v1.presence.gone", data)
         assert await world.is_left_alone(job)

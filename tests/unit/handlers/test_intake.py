@@ -12,7 +12,6 @@ from coordinator.handlers.actions import act
 from coordinator.handlers.intake import Submission, Submitted, submit
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import JOBS, Address, Query
-from runtime.settings import Flags
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey, body_id, job_id_for
 from schemas.job import Stage
@@ -181,8 +180,7 @@ async def test_the_long_body_is_written_before_the_job() -> None:
 
 @in_virtual_time
 async def test_with_budgets_on_the_ledger_is_there_from_the_first_submit() -> None:
-    ctx = coordinator()
-    ctx.flags = Flags(budgets=True)
+    ctx = coordinator(budgets=True)
     await sent(ctx, manifest())
     await sent(ctx, manifest(), key="two")
     ledger = await ctx.store.read(Address(JOBS, PRODUCT, "ledger"))
@@ -241,8 +239,7 @@ async def test_a_job_cannot_wait_for_itself(name: str) -> None:
 @in_virtual_time
 async def test_a_dep_that_names_a_document_which_is_no_job_is_unknown(name: str) -> None:
     """Guards and bodies lie in the jobs' container; a name that is theirs is a mistake of the manifest's."""
-    ctx = coordinator()
-    ctx.flags = Flags(budgets=True)
+    ctx = coordinator(budgets=True)
     job = await submitted(ctx, "first", lock="repo", body="x" * 20_000)
     factory = await FakeFactory(ctx).joined()
     await factory.granted("r1", job)
@@ -255,8 +252,7 @@ async def test_a_dep_that_names_a_document_which_is_no_job_is_unknown(name: str)
 @in_virtual_time
 async def test_a_document_that_is_no_job_can_be_neither_claimed_nor_cancelled(way: str) -> None:
     """`ledger` is a legal id, and lies where the jobs lie."""
-    ctx = coordinator()
-    ctx.flags = Flags(budgets=True)
+    ctx = coordinator(budgets=True)
     await submitted(ctx)
     factory = await FakeFactory(ctx).joined()
     asks = {
