@@ -12,7 +12,7 @@ from chaos.processes import Process
 from chaos.recording import Message
 from chaos.wires import SimRestLink
 from coordinator.context import Context
-from coordinator.handlers import actions, budgets, factories, intake
+from coordinator.handlers import actions, budgets, enrolment, intake
 from factory.link.port import Unanswered
 from schemas.errors import FleetError
 from schemas.factory import FactoryDoc
@@ -51,7 +51,7 @@ class Operator:
         )
 
         async def act(ctx: Context, _gone: Any) -> Message:
-            await factories.enroll(ctx, doc)
+            await enrolment.enroll(ctx, doc)
             return {}
 
         await self._insists("enroll", {"factoryId": plan.id}, act)

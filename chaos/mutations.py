@@ -17,7 +17,8 @@ from unittest.mock import patch
 from bus.port import Message
 from chaos import wires
 from chaos.machines import Machine
-from coordinator import inbox, leases
+from coordinator import inbox, leases, transact
+from coordinator.dispatch.ready import ReadyIndex
 from coordinator.domain import guards
 from coordinator.domain import job as transitions
 from coordinator.domain import lease as lease_rules
@@ -25,14 +26,13 @@ from coordinator.domain.job import illegal
 from coordinator.domain.ops import Cause, Claim, Reap
 from coordinator.domain.table import Action
 from coordinator.handlers import claims, terms
-from coordinator.handlers.answers import accepted
+from coordinator.handlers.answers import check_applied
 from coordinator.inbox import OPS
 from coordinator.loops.offers import Offers
 from coordinator.loops.promoter import Promoter
 from coordinator.loops.reaper import Reaper
 from coordinator.loops.vanished import Vanished
 from coordinator.projector import Projector
-from coordinator.ready import ReadyIndex
 from coordinator.scheduler import plan as scheduler_plan
 from coordinator.scheduler.feasible import obstacles
 from coordinator.store.memory import MemoryStore
@@ -102,7 +102,7 @@ def no_session_check(replace: Patch) -> None:
     replace(transitions, "_holds", holds)
 
     async def asked(ctx: Any, request: Any, op: Any) -> Any:
-        return accepted(await ctx.transactor.transact(terms._key(request), op))
+        return check_applied(await ctx.transactor.transact(terms._key(request), op))
 
     replace(terms, "_asked", asked)
 
@@ -126,44 +126,46 @@ def granted_epoch_ignored(replace: Patch) -> None:
 
 
 def op_not_looked_up(replace: Patch) -> None:
-    async def event_of(self: Transactor, job: Job, op_id: str, above: int = 0) -> None:
+    async def find_event(store: Any, job: Job, op_id: str, above: int = 0) -> None:
         return None
 
-    replace(Transactor, "_event_of", event_of)
+    replace(transact, "find_event", find_event)
 
 
 def doubt_is_no(replace: Patch) -> None:
-    commit = Transactor._commit
+    commit = Transactor.commit
 
-    async def certain(self: Transactor, stored: Any, step: Any, op: Any) -> Any:
+    async def certain(self: Transactor, steps: Any, guards: Any) -> bool:
         try:
-            return await commit(self, stored, step, op)
+            return await commit(self, steps, guards)
         except Indefinite as error:
             raise FleetError(ErrorCode.CONFLICT, "it did not happen") from error
 
-    replace(Transactor, "_commit", certain)
+    replace(Transactor, "commit", certain)
 
 
 def doubt_is_yes(replace: Patch) -> None:
-    commit = Transactor._commit
+    commit = Transactor.commit
 
-    async def certain(self: Transactor, stored: Any, step: Any, op: Any) -> Any:
+    async def certain(self: Transactor, steps: Any, guards: Any) -> bool:
         try:
-            return await commit(self, stored, step, op)
+            return await commit(self, steps, guards)
         except Indefinite:
-            own = next(event for event in step.after.outbox if event.op_id == op.id)
-            return await self._committed(step.after, (own,), own)
+            for step in steps:
+                own = next(event for event in step.after.outbox if event.op_id == step.ask.op.id)
+                step.ask.answer = await self.answer_committed(step.after, (own,), own)
+            return True
 
-    replace(Transactor, "_commit", certain)
+    replace(Transactor, "commit", certain)
 
 
 def repeat_refused(replace: Patch) -> None:
     """A refusal is given without a look at whether the asker's own earlier try is why."""
 
-    async def answered_before(self: Transactor, key: Any, op: Any) -> None:
-        return None
+    async def answer_refused(self: Transactor, ask: Any, rejected: Any) -> Any:
+        return rejected
 
-    replace(Transactor, "_answered_before", answered_before)
+    replace(Transactor, "answer_refused", answer_refused)
 
 
 def outbox_dropped(replace: Patch) -> None:
@@ -183,21 +185,25 @@ def older_projection_wins(replace: Patch) -> None:
 
 
 def claim_not_idempotent(replace: Patch) -> None:
-    claim_once, asks = claims._claim_once, iter(range(10**9))
+    asks = iter(range(10**9))
 
-    async def anew(ctx: Any, request: Any) -> Any:
-        return await claim_once(ctx, request.model_copy(update={"request_id": f"{request.request_id}-{next(asks)}"}))
+    def anew(look: Callable[[Any, Any], Any]) -> Any:
+        async def looked(ctx: Any, request: Any) -> Any:
+            return await look(ctx, request.model_copy(update={"request_id": f"{request.request_id}-{next(asks)}"}))
 
-    replace(claims, "_claim_once", anew)
+        return looked
+
+    for name in ("claim_named", "claim_best"):
+        replace(claims, name, anew(getattr(claims, name)))
 
 
 def refused_by_index(replace: Patch) -> None:
-    async def refused_if_taken(ctx: Any, request: Any, key: Any) -> None:
-        job = ctx.ready._jobs.get(key)
+    async def read_unless_taken(ctx: Any, request: Any, key: Any) -> None:
+        job = ctx.ready.get(key)
         if job is not None and job.holder is not None and job.holder.request_id != request.request_id:
-            raise claims._refusal(illegal(job, Action.CLAIM, "holder"))
+            raise claims.refusal(illegal(job, Action.CLAIM, "holder"))
 
-    replace(claims, "_refused_if_taken", refused_if_taken)
+    replace(claims, "read_unless_taken", read_unless_taken)
 
 
 def report_stops_next(replace: Patch) -> None:
@@ -252,15 +258,15 @@ def _replace_op(replace: Patch, op: str, handler: Any) -> None:
 
 
 def lock_written_apart(replace: Patch) -> None:
-    commit = Transactor._commit
+    commit = Transactor.commit
 
-    async def apart(self: Transactor, stored: Any, step: Any, op: Any) -> Any:
-        for guard in step.guards:
-            if not (await self._store.commit([guard])).ok:
-                return None
-        return await commit(self, stored, type(step)(step.after), op)
+    async def apart(self: Transactor, steps: Any, guards: Any) -> bool:
+        for guard in guards:
+            if not (await self.store.commit([guard])).ok:
+                return False
+        return await commit(self, steps, ())
 
-    replace(Transactor, "_commit", apart)
+    replace(Transactor, "commit", apart)
 
 
 def renewed_for_anyone(replace: Patch) -> None:
@@ -286,12 +292,12 @@ def terms_fall(replace: Patch) -> None:
 
 def action_repeats(replace: Patch) -> None:
     """What an operator asked before, and what was undone since, is done again by the repeat."""
-    already = Transactor._already
+    answer_own = Transactor.answer_own
 
-    async def forgetful(self: Transactor, job: Job, op: Any, first_seq: int, tries: int) -> Any:
-        return await already(self, job, op, first_seq, tries) if tries else None
+    async def forgetful(self: Transactor, ask: Any, job: Job, number: int) -> Any:
+        return await answer_own(self, ask, job, number) if number else None
 
-    replace(Transactor, "_already", forgetful)
+    replace(Transactor, "answer_own", forgetful)
 
 
 def bus_is_needed(replace: Patch) -> None:
@@ -315,10 +321,10 @@ def launcher_waits(replace: Patch) -> None:
 
 
 def reaped_unclosed(replace: Patch) -> None:
-    async def close(store: Any, clock: Any, job: Job, ttl_s: float, cause: Cause, overdue: Any) -> bool:
-        stored = await read_lease(store, job.id, job.lease_epoch)
+    async def close(ctx: Any, job: Job, cause: Cause, overdue: Any) -> bool:
+        stored = await read_lease(ctx.store, job.id, job.lease_epoch)
         lease = stored.lease if stored else None
-        return cause is not Cause.EXPIRED or lease_rules.expires_at(job, lease, ttl_s) <= overdue
+        return cause is not Cause.EXPIRED or lease_rules.expires_at(job, lease, ctx.timers.lease_ttl_s) <= overdue
 
     replace(leases, "close", close)
 

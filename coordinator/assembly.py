@@ -11,8 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from bus.port import Bus
-from coordinator.claimants import Claimants
 from coordinator.context import Context
+from coordinator.dispatch.precedence import PrecedenceTable
+from coordinator.dispatch.ready import ReadyIndex
+from coordinator.dispatch.roster import Roster
+from coordinator.dispatch.waiters import Waiters
 from coordinator.enrolment_file import Enrolments, apply
 from coordinator.inbox import Inbox
 from coordinator.loops.offers import Offers
@@ -21,8 +24,6 @@ from coordinator.loops.vanished import Vanished
 from coordinator.metrics import FleetMetrics
 from coordinator.projector import Projector
 from coordinator.publisher import Publisher
-from coordinator.ready import ReadyIndex
-from coordinator.roster import Roster
 from coordinator.store.port import Store
 from coordinator.term_logs import LogFiles
 from coordinator.transact import Transactor
@@ -49,7 +50,7 @@ class Coordinator:
     def close(self) -> None:
         """It is about to end: every call that is held open is answered now."""
         self.ctx.closing.set()
-        self.ctx.claimants.dismiss()
+        self.ctx.waiters.dismiss()
         self.ctx.watchers.wake_all()
 
 
@@ -67,7 +68,7 @@ def assemble(
     """`alone`: no other coordinator shares the store."""
     timers, flags = timers or Timers(), flags or Flags()
     projector, ready = Projector(store, timers.lease_ttl_s), ReadyIndex()
-    roster = Roster(clock, ready, timers.down_after_s)
+    roster, precedence = Roster(clock, ready, timers.down_after_s), PrecedenceTable()
     ctx = Context(
         store=store,
         bus=bus,
@@ -80,7 +81,8 @@ def assemble(
         transactor=Transactor(store, clock, entropy, projector, budgets=flags.budgets),
         ready=ready,
         roster=roster,
-        claimants=Claimants(ready, roster, clock, timers.offer_round_s),
+        precedence=precedence,
+        waiters=Waiters(ready, roster, precedence, clock, timers.offer_round_s),
         publisher=Publisher(bus),
         watchers=Watchers(),
         logs=logs,
@@ -100,7 +102,7 @@ def assemble(
 
     # Who hears a commit of this process, in this order: what can be claimed is known before anybody is told of it.
     for hears_commit in (
-        ready.note,
+        ready.after_commit,
         roster.after_commit,
         loops.after_commit,
         offers.after_commit,
@@ -109,6 +111,8 @@ def assemble(
         metrics.after_commit,
     ):
         projector.listen(hears_commit)
+    ready.listen_queued(offers.queued)
+    ready.listen_changed(ctx.waiters.changed)
     ctx.capacity.listen(offers.seat_freed)
     for hears_bus in (bus_came_or_went, vanished.bus_changed):
         bus.on_change(hears_bus)

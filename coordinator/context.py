@@ -6,11 +6,12 @@ import asyncio
 from dataclasses import dataclass, field
 
 from bus.port import Bus
-from coordinator.claimants import Claimants
+from coordinator.dispatch.precedence import PrecedenceTable
+from coordinator.dispatch.ready import ReadyIndex
+from coordinator.dispatch.roster import Roster
+from coordinator.dispatch.waiters import Waiters
 from coordinator.projector import Projector
 from coordinator.publisher import Publisher
-from coordinator.ready import ReadyIndex
-from coordinator.roster import Roster
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
 from coordinator.store.port import Store
 from coordinator.store.queries import StoredJob
@@ -41,7 +42,8 @@ class Context:
     transactor: Transactor
     ready: ReadyIndex
     roster: Roster
-    claimants: Claimants
+    precedence: PrecedenceTable
+    waiters: Waiters
     publisher: Publisher
     watchers: Watchers
     logs: LogFiles

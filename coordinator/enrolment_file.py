@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from coordinator.context import Context
-from coordinator.handlers.factories import enroll, homes_of_factories
+from coordinator.handlers.enrolment import enroll, read_homes
 from coordinator.store.port import OPERATORS, Address, StoreError
 from schemas.base import Schema, validation_sentence
 from schemas.factory import FactoryDoc, OperatorDoc
@@ -53,7 +53,7 @@ def read_enrolments(path: Path) -> Enrolments:
 async def apply(ctx: Context, enrolments: Enrolments) -> None:
     for operator in enrolments.operators:
         await _put_operator(ctx, operator)
-    homes = await homes_of_factories(ctx) if enrolments.factories else {}
+    homes = await read_homes(ctx) if enrolments.factories else {}
     for factory in enrolments.factories:
         doc = FactoryDoc(
             id=factory.id,

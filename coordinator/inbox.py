@@ -22,7 +22,7 @@ from bus.subjects import (
     rpc_wildcard,
 )
 from coordinator.context import Context
-from coordinator.handlers import claims, factories, terms
+from coordinator.handlers import claims, heartbeats, sessions, terms
 from coordinator.store.port import StoreError
 from schemas import messages
 from schemas.base import validation_sentence
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Context, Any], Awaitable[messages.WireMessage]]
 
 OPS: dict[str, tuple[type[FromFactory], Handler]] = {
-    "hello": (messages.HelloRequest, factories.hello),
-    "heartbeat": (messages.HeartbeatRequest, factories.heartbeat),
+    "hello": (messages.HelloRequest, sessions.hello),
+    "heartbeat": (messages.HeartbeatRequest, heartbeats.heartbeat),
     "claim": (messages.ClaimRequest, claims.claim),
     "start": (messages.StartRequest, terms.start),
     "checkpoint": (messages.CheckpointRequest, terms.checkpoint),

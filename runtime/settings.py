@@ -23,6 +23,7 @@ class Timers:
     stop_deadline_s: float = 30.0
     heartbeat_s: float = 5.0
     down_after_s: float = 15.0
+    alive_within_s: float = 15.0  # a session heard of so lately is replaced only by a takeover
     vanished_s: float = 2.5  # from the end of a factory's connection, if it is not heard of on either way
     reaper_s: float = 5.0
     promoter_s: float = 5.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordinator.context import Context
-from coordinator.handlers import actions, budgets, claims, factories, intake, terms
+from coordinator.handlers import actions, budgets, claims, heartbeats, intake, sessions, terms
 from coordinator.loops.reaper import Reaper
 from coordinator.loops.sweeper import Sweeper
 from coordinator.transact import Applied
@@ -126,7 +126,7 @@ def release(at: int, factory: str = "f1", job: str = "one", epoch: int = 1) -> O
 
 def hello(at: int, factory: str = "f1", session_no: int = 2) -> Operation:
     request = HelloRequest(**_hello(factory, session_no), takeover=True)
-    return _said(request, f"hello of session {session_no}", at, factories.hello, "hello")
+    return _said(request, f"hello of session {session_no}", at, sessions.hello, "hello")
 
 
 def _hello(factory: str, session_no: int) -> Doc:
@@ -140,7 +140,7 @@ def heartbeat(at: int, factory: str = "f1", ask_no: int = 6, holds: str | None =
     """One that names the first term of a job, or (None) no term at all."""
     held = [Holding(product_id=PRODUCT, job_id=job_key(job).job_id, lease_epoch=1) for job in (holds,) if job]
     request = HeartbeatRequest(**_factory(factory), session_no=1, ask_no=ask_no, seat_limit=2, holding=tuple(held))
-    return _said(request, f"heartbeat {ask_no}", at, factories.heartbeat, "heartbeat")
+    return _said(request, f"heartbeat {ask_no}", at, heartbeats.heartbeat, "heartbeat")
 
 
 def submit(at: int, name: str, body: str = "do it", **keys: str | None) -> Operation:

@@ -16,7 +16,7 @@ from chaos.walk.operations import PRODUCT, Doc, Operation, act, claim, hello, st
 from chaos.walk.store_value import StoreValue, finished
 from coordinator.assembly import assemble
 from coordinator.context import Context
-from coordinator.handlers import factories
+from coordinator.handlers import enrolment
 from coordinator.store.port import EVENTS, FACTORIES, JOBS, Indefinite, Store
 from coordinator.term_logs import LogFiles
 from runtime.clock import EPOCH
@@ -110,8 +110,8 @@ def lay(start_state: StartState, *, atomic_then: bool) -> Laid:
         records.extend((asked, *seen(before, stored, 0.0), answered))
 
     for factory in ("f1", "f2"):
-        enrolment = FactoryDoc(id=factory, product_id=PRODUCT, products=(PRODUCT,))
-        finished(factories.enroll(ctx, enrolment))
+        doc = FactoryDoc(id=factory, product_id=PRODUCT, products=(PRODUCT,))
+        finished(enrolment.enroll(ctx, doc))
         said = {"factoryId": factory, "products": [PRODUCT], "capabilities": []}
         records.append(Record(0.0, "enrolled", "world", said))
         ask(hello(0, factory, 1))

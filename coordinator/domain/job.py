@@ -11,18 +11,24 @@ from datetime import datetime
 from typing import Any
 
 from coordinator.domain import ops
+from coordinator.domain.dag import waits_for
 from coordinator.domain.retry import LOST_IN_A_ROW_MAX, charged, exhausted, retry_at, waits_for_retry
 from coordinator.domain.table import TABLE, Action
+from schemas.base import timestamp_text
 from schemas.ids import ship_op, start_op
 from schemas.job import CHARGED, BlockedReason, Checkpoint, Holder, Job, Outcome, Result, Retries, Stage, Stop
+from schemas.manifest import BODY_INLINE_MAX
 
 Decided = Job | ops.Rejected
 
 WAITS_FOR_DEPS = ("deps", "dep_failed")
 
 
-def decide(job: Job, op: ops.Op, now: datetime) -> Decided:
+def decide(job: Job | None, op: ops.Op, now: datetime) -> Decided:
     """The whole of deciding, but for the guards that a rule over several jobs needs (see `guards`)."""
+    if isinstance(op, ops.Submit):
+        return submit(op, now) if job is None else _taken(job)
+    assert job is not None, "only a submit makes a job from nothing"
     if isinstance(op, ops.HolderOp) and not _holds(job, op):
         return _fenced(job, op)
     rule = TABLE.get((job.stage, op.action))
@@ -66,6 +72,51 @@ def illegal(job: Job, action: Action, actor_kind: str, why: str = "") -> ops.Rej
         why or f"a job that is {job.stage} has no {action} by {actor_kind}; legal are: {', '.join(legal) or 'none'}",
         {"stage": str(job.stage), "action": str(action)},
     )
+
+
+def submit(op: ops.Submit, now: datetime) -> Job:
+    """nothing -> queued | blocked, with the reason."""
+    manifest, key = op.manifest, op.key
+    waits = waits_for(manifest.deps_mode, op.deps)
+    inline = len(manifest.body.encode()) <= BODY_INLINE_MAX
+    job = Job(
+        id=key.job_id,
+        product_id=key.product_id,
+        title=manifest.title,
+        deps=tuple(dep.id for dep in op.deps),
+        deps_mode=manifest.deps_mode,
+        manifest_snapshot=manifest.snapshot,
+        body_md=manifest.body if inline else None,
+        profile=manifest.profile,
+        capabilities=tuple(sorted(set(manifest.capabilities))),
+        engine=manifest.engine,
+        priority=manifest.priority,
+        lock=manifest.lock,
+        timeout_s=manifest.timeout_s,
+        budget=manifest.budget,
+        retries=manifest.retries,
+        stage=Stage.BLOCKED if waits else Stage.QUEUED,
+        stage_since=now,
+        blocked_reason=waits or None,
+        waiting_since=now,
+        repo=manifest.repo,
+        cwd=manifest.cwd,
+        ref=manifest.ref,
+        verify=manifest.verify,
+        review=manifest.review,
+        ship=manifest.ship,
+        yolo=manifest.yolo,
+        idempotency_key=op.idempotency_key,
+        manifest_sha256=manifest.sha256,
+        sort_key=f"{timestamp_text(now)}:{key.job_id}",
+        created_at=now,
+        updated_at=now,
+    )
+    return job.advance("submitted", op.id, op.actor, now, {"title": job.title})
+
+
+def _taken(job: Job) -> ops.Rejected:
+    return ops.Rejected("conflict", f"the key names job {job.id}, submitted with another manifest", {"jobId": job.id})
 
 
 def claim(job: Job, op: ops.Claim, now: datetime) -> Decided:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -10,7 +11,8 @@ from typing import Any, Literal
 from coordinator.domain.table import Action, Actor
 from schemas import ids
 from schemas.ids import JobKey
-from schemas.job import BlockedReason, Checkpoint, Result
+from schemas.job import BlockedReason, Checkpoint, Job, Result
+from schemas.manifest import Manifest
 from schemas.projections import Choice, Insights
 
 
@@ -27,13 +29,41 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """`may_be_legal_again`: a repeat must be recognised before deciding, since deciding could allow it anew."""
+    """`may_be_legal_again`: a repeat must be recognised before deciding, since deciding could allow it anew.
+    `creates`: the operation makes the job, from nothing.
+    """
 
     id: str
     actor: str
     action: Action
     actor_kind: Actor
     may_be_legal_again: bool = False
+    creates: bool = False
+
+    def concerns(self, job: Job) -> bool:
+        """Whether an event of this job that carries the operation's id tells of this very operation."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submit(Op):
+    """A manifest becomes a job. Every submit under one key has the same id: the manifest tells them apart."""
+
+    key: JobKey
+    manifest: Manifest
+    idempotency_key: str
+    deps: tuple[Job, ...] = ()
+    action: Action = Action.SUBMIT
+    actor_kind: Actor = Actor.OPERATOR
+    creates: bool = True
+
+    @classmethod
+    def of(cls, key: JobKey, manifest: Manifest, idempotency_key: str, deps: Sequence[Job], actor: str) -> Submit:
+        op_id = ids.submit_op(idempotency_key)
+        return cls(id=op_id, actor=actor, key=key, manifest=manifest, idempotency_key=idempotency_key, deps=tuple(deps))
+
+    def concerns(self, job: Job) -> bool:
+        return job.manifest_sha256 == self.manifest.sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,3 +181,4 @@ class Rejected:
     ]
     message: str
     detail: dict[str, Any] = field(default_factory=dict)
+    job: Job | None = None  # as it stood when this was last looked at, where it was read

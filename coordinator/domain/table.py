@@ -15,6 +15,7 @@ class Actor(StrEnum):
 
 
 class Action(StrEnum):
+    SUBMIT = "submit"  # from nothing: of no stage, and so not in the table
     UNBLOCK = "unblock"
     EXPLAIN_BLOCK = "explain_block"
     CLAIM = "claim"

@@ -8,7 +8,7 @@ from typing import Literal
 from coordinator.context import Context
 from coordinator.domain.ops import Op, Operate, RequestStop, Review
 from coordinator.domain.table import Action
-from coordinator.handlers.answers import accepted
+from coordinator.handlers.answers import check_applied
 from coordinator.transact import Applied
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey, action_op
@@ -53,7 +53,7 @@ async def act(
         )
     else:
         op = Operate(id=op_id, actor=actor, action=Action(action), reason=reason, checkpoint=checkpoint)
-    applied = accepted(await ctx.transactor.transact(key, op))
+    applied = check_applied(await ctx.transactor.transact(key, op))
     tell_holder(ctx, applied)
     return applied
 
@@ -86,4 +86,4 @@ async def review(
         verdict=verdict,
         reason=reason,
     )
-    return accepted(await ctx.transactor.transact(key, op))
+    return check_applied(await ctx.transactor.transact(key, op))

@@ -22,8 +22,8 @@ CODES = {
 }
 
 
-def accepted(outcome: Applied | Rejected) -> Applied:
-    """Raises the refusal as the error that it is answered with."""
+def check_applied(outcome: Applied | Rejected) -> Applied:
+    """Raises a refusal as the error that it is answered with."""
     if isinstance(outcome, Rejected):
         raise FleetError(CODES[outcome.reason], outcome.message, **outcome.detail)
     return outcome

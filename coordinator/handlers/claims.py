@@ -3,106 +3,114 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 
-from coordinator.claimants import view_of
 from coordinator.context import Context
-from coordinator.domain import lease as lease_rules
+from coordinator.dispatch.waiters import view_of
 from coordinator.domain.job import illegal
 from coordinator.domain.ops import Claim, Rejected
 from coordinator.domain.table import Action
-from coordinator.handlers.answers import CODES, accepted, stop_order, term_times
-from coordinator.handlers.factories import enrolled, session_checked
+from coordinator.factories import read_enrolled
+from coordinator.handlers.answers import CODES
+from coordinator.handlers.grants import grant_again, grant_of
+from coordinator.handlers.sessions import check_session
 from coordinator.scheduler.feasible import obstacles
 from coordinator.scheduler.plan import choice_of, ranked_jobs
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
-from coordinator.store.port import JOBS, Address
-from coordinator.store.queries import StoredJob, jobs_held_by, read_job, read_lease
+from coordinator.store.queries import StoredJob, jobs_held_by, read_job
 from schemas.errors import ErrorCode, FleetError
-from schemas.ids import JobKey, body_id, claim_op
+from schemas.ids import JobKey, claim_op
 from schemas.job import Job, Stage
 from schemas.messages import ClaimAnswer, ClaimRequest, Grant
-from schemas.projections import LeaseStatus
 
 LOOKS_MAX = 8
-OF_THE_JOB = frozenset({ErrorCode.CONFLICT, ErrorCode.BUDGET_PAUSED})  # refusals that meet whoever asks
 CANDIDATES_MAX = 32  # tried per look: each costs a read, and a loser's read is wasted
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who claims, read from the store: what it can take now, and what an earlier try of this request was granted."""
+
+    request: ClaimRequest
+    session_no: int
+    view: FactoryView
+    granted: tuple[Job, ...]
+
+    def claim_of(self, job: Job, snapshot: Snapshot) -> Claim:
+        one = self.request
+        return Claim(
+            id=claim_op(self.view.id, self.session_no, one.session_id, one.request_id),
+            actor=f"factory:{self.view.id}",
+            factory_id=self.view.id,
+            session_id=one.session_id,
+            session_no=self.session_no,
+            ask_no=one.ask_no,
+            request_id=one.request_id,
+            choice=choice_of(job, self.view, snapshot),
+        )
 
 
 async def claim(ctx: Context, request: ClaimRequest, gone: asyncio.Future[None] | None = None) -> ClaimAnswer:
     """Waits up to `waitS` for something to claim. Raises fenced, not_found, no_capability, conflict, unavailable.
 
-    Once `gone` is done the asker hears no more: it is looked for no longer, so that nothing is committed for nobody.
+    Once `gone` is done the asker hears no more: nothing further is looked for, so that nothing is committed for nobody.
     """
     deadline_s = ctx.clock.boot_s() + min(request.wait_s, ctx.timers.long_poll_s)
+    look = claim_best if request.job_id is None else claim_named
     while True:
-        looked = ctx.claimants.changes
+        seen = ctx.waiters.changes
         try:
             async with ctx.asks.turn(request.factory_id):
-                answer = await _claim_once(ctx, request)
+                answer = await look(ctx, request)
         finally:
-            ctx.claimants.looked(request)
+            ctx.waiters.looked(request)
         left_s = deadline_s - ctx.clock.boot_s()
         if answer.grants or left_s <= 0 or ctx.closing.is_set():
             return answer
-        if not await ctx.claimants.wait(request, looked, left_s, gone):
+        if not await ctx.waiters.wait(request, seen, left_s, gone):
             return answer
 
 
-async def _claim_once(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
-    key = _known_key(ctx, request)
-    if key is None:
-        return await _claimed(ctx, request, None)
-    while True:
-        wanted = await _refused_if_taken(ctx, request, key)
-        if wanted is None or not _seems_to_fit(ctx, request, wanted.job):
-            return await _claimed(ctx, request, wanted)  # most likely refused, for which nobody needs to wait
-        other = ctx.claimants.being_claimed.get(key)
-        if other is None:
-            break
-        await other.wait()  # all who wait look together when it is over
-    with ctx.claimants.claiming(key):
-        try:
-            return await _claimed(ctx, request, wanted)
-        except BaseException as error:
-            if not (isinstance(error, FleetError) and error.code in OF_THE_JOB):
-                ctx.claimants.not_taken(key)
-            raise
-
-
-def _seems_to_fit(ctx: Context, request: ClaimRequest, job: Job) -> bool:
-    """By what is known in memory."""
-    entry = ctx.roster.get(request.factory_id)
-    assert entry is not None, "its product was looked up there"
-    view = view_of(entry.doc, request, ctx.ready.count_held_by(entry.doc.id))
-    return not obstacles(job, view, Snapshot(now=ctx.clock.now(), factories=(), locks=ctx.ready.locks()))
-
-
-async def _claimed(ctx: Context, request: ClaimRequest, wanted: StoredJob | None) -> ClaimAnswer:
-    """`wanted`: the job that is claimed by its id, where it was read."""
-    factory = await enrolled(ctx, request.factory_id)
-    session_checked(factory, request.session_id, request.session_no)
+async def read_asker(ctx: Context, request: ClaimRequest) -> Asker:
+    """Raises not_found for a factory that nobody enrolled, and fenced for a session that is not its latest."""
+    factory = (await read_enrolled(ctx, request.factory_id)).factory
+    check_session(factory, request.session_id, request.session_no)
     ctx.roster.note(factory, heard=False)
     ctx.roster.heard(factory.id)
     held = await jobs_held_by(ctx.store, factory.products, factory.id)
-    known = [
-        job
-        for job in held
-        if job.holder is not None
-        and (job.holder.session_id, job.holder.request_id) == (request.session_id, request.request_id)
-    ]
-    if known:
-        return ClaimAnswer(grants=tuple([await _granted_before(ctx, job) for job in known]))
-    request = request.model_copy(update={"session_no": factory.session_no})
-    view = view_of(factory, request, len(held))
-    if request.job_id is not None:
-        return ClaimAnswer(grants=(await _claim_named(ctx, request, view, wanted),))
-    return await _claim_best(ctx, request, view)
+    same_ask = (request.session_id, request.request_id)
+    granted = [job for job in held if job.holder and (job.holder.session_id, job.holder.request_id) == same_ask]
+    return Asker(request, factory.session_no, view_of(factory, request, len(held)), tuple(granted))
 
 
-def _known_key(ctx: Context, request: ClaimRequest) -> JobKey | None:
-    """Of a claim by id, by what is known of the asker: None where it names no product, or one that it is not known to
-    serve, or where its session may be superseded.
+async def answer_again(ctx: Context, asker: Asker) -> ClaimAnswer:
+    """The repeat of a claim is answered with what it was granted, and with no more."""
+    return ClaimAnswer(grants=tuple([await grant_again(ctx, job) for job in asker.granted]))
+
+
+# -- one job, by its id --
+
+
+async def claim_named(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
+    """Asks of this process for one job take turns. A crowd shares the reads that tell all but one that it is taken."""
+    key = crowded_key(ctx, request)
+    if key is None:
+        return await _claim_named(ctx, request, None)
+    while True:
+        stored = await read_unless_taken(ctx, request, key)
+        if stored is None or not seems_to_fit(ctx, request, stored.job):
+            return await _claim_named(ctx, request, stored)  # most likely refused: nobody needs to wait for it
+        if not ctx.precedence.is_asked(key):
+            break
+        await ctx.waiters.ask_is_over(key)
+    with ctx.waiters.first_at(key):
+        return await _claim_named(ctx, request, stored)
+
+
+def crowded_key(ctx: Context, request: ClaimRequest) -> JobKey | None:
+    """The key of a claim by id. None if the request names no product, one that its factory is not known to serve, or
+    if its session may be superseded.
     """
     entry = ctx.roster.get(request.factory_id)
     if request.job_id is None or entry is None or request.product_id not in entry.doc.products:
@@ -112,11 +120,10 @@ def _known_key(ctx: Context, request: ClaimRequest) -> JobKey | None:
     return JobKey(request.product_id, request.job_id)
 
 
-async def _refused_if_taken(ctx: Context, request: ClaimRequest, key: JobKey) -> StoredJob | None:
-    """A crowd that claims one job by its id: all but the first cost no more than a read of the job, which they share.
+async def read_unless_taken(ctx: Context, request: ClaimRequest, key: JobKey) -> StoredJob | None:
+    """The job, by a read that began after the claim came and that a crowd shares. Raises conflict if it is taken.
 
-    It is refused by that read alone, which began after the claim came; whatever else there is to say is said of a job
-    that can be claimed, or that this request has. That one is given.
+    A job that can be claimed, or that this very request has, is given: all else about it is said by what follows.
     """
     stored = await ctx.job_reads.fresh(key, lambda: read_job(ctx.store, key))
     if stored is None or stored.job.stage is Stage.QUEUED:
@@ -126,49 +133,71 @@ async def _refused_if_taken(ctx: Context, request: ClaimRequest, key: JobKey) ->
         return stored
     ctx.ready.note(stored.job)
     ctx.roster.heard(request.factory_id)
-    raise _refusal(illegal(stored.job, Action.CLAIM, "holder"))
+    raise refusal(illegal(stored.job, Action.CLAIM, "holder"))
 
 
-async def _claim_named(ctx: Context, request: ClaimRequest, view: FactoryView, stored: StoredJob | None) -> Grant:
-    key = await _named(request, view)
+def seems_to_fit(ctx: Context, request: ClaimRequest, job: Job) -> bool:
+    """By what is known in memory."""
+    entry = ctx.roster.get(request.factory_id)
+    assert entry is not None, "its product was looked up there"
+    view = view_of(entry.doc, request, ctx.ready.count_held_by(entry.doc.id))
+    return not obstacles(job, view, Snapshot(now=ctx.clock.now(), factories=(), locks=ctx.ready.locks()))
+
+
+async def _claim_named(ctx: Context, request: ClaimRequest, stored: StoredJob | None) -> ClaimAnswer:
+    """`stored`: the job, where it was read already."""
+    asker = await read_asker(ctx, request)
+    if asker.granted:
+        return await answer_again(ctx, asker)
+    key = named_key(asker)
     stored = stored or await read_job(ctx.store, key)
     if stored is None:
         raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {key.job_id} in product {key.product_id}")
     ctx.ready.note(stored.job)
-    against = [one for one in obstacles(stored.job, view, ctx.snapshot(view)) if one.filter != "lock"]
+    snapshot = ctx.snapshot(asker.view)
+    against = [one for one in obstacles(stored.job, asker.view, snapshot) if one.filter != "lock"]
     if against:  # the lock's guard decides about the lock, not the index
         raise FleetError(ErrorCode.NO_CAPABILITY, against[0].text, filter=against[0].filter)
-    outcome = await _try(ctx, request, stored.job, view)
+    outcome = await try_job(ctx, asker, stored.job, snapshot)
     if isinstance(outcome, Rejected):
-        raise _refusal(outcome)
-    return outcome
+        raise refusal(outcome)
+    return ClaimAnswer(grants=(outcome,))
 
 
-def _refusal(rejected: Rejected) -> FleetError:
+def named_key(asker: Asker) -> JobKey:
+    """Raises invalid_request for a job without its product where there are several, forbidden for a foreign product."""
+    job_id, product_id = asker.request.job_id, asker.request.product_id
+    assert job_id is not None
+    if product_id is None:
+        if len(asker.view.products) != 1:
+            raise FleetError(ErrorCode.INVALID_REQUEST, "a claim of a job by its id names its productId too")
+        (product_id,) = asker.view.products
+    if product_id not in asker.view.products:
+        raise FleetError(ErrorCode.FORBIDDEN, f"{asker.view.id} is not enrolled for product {product_id}")
+    return JobKey(product_id, job_id)
+
+
+def refusal(rejected: Rejected) -> FleetError:
+    """A claim of a job that is not queued contradicts what is already so."""
     code = ErrorCode.CONFLICT if rejected.reason == "illegal_transition" else CODES[rejected.reason]
     return FleetError(code, rejected.message, **rejected.detail)
 
 
-async def _named(request: ClaimRequest, view: FactoryView) -> JobKey:
-    assert request.job_id is not None
-    product_id = request.product_id
-    if product_id is None:
-        if len(view.products) != 1:
-            raise FleetError(ErrorCode.INVALID_REQUEST, "a claim of a job by its id names its productId too")
-        (product_id,) = view.products
-    if product_id not in view.products:
-        raise FleetError(ErrorCode.FORBIDDEN, f"{view.id} is not enrolled for product {product_id}")
-    return JobKey(product_id, request.job_id)
+# -- the best job --
 
 
-async def _claim_best(ctx: Context, request: ClaimRequest, view: FactoryView) -> ClaimAnswer:
-    seats = min(request.max, view.seats_free)
+async def claim_best(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
+    """Up to `max` jobs, the best for this factory first. Without one, the answer says why."""
+    asker = await read_asker(ctx, request)
+    if asker.granted:
+        return await answer_again(ctx, asker)
+    view, seats = asker.view, min(request.max, asker.view.seats_free)
     if view.draining:
         return ClaimAnswer(reason=f"{view.id} is draining")
     if seats == 0:
         return ClaimAnswer(reason=f"all {view.seat_limit} seats of {view.id} are taken")
     for _ in range(LOOKS_MAX):
-        grants, tries = await _look(ctx, request, view, seats)
+        grants, tries = await look_once(ctx, asker, seats)
         if grants:
             return ClaimAnswer(grants=tuple(grants))
         if tries < CANDIDATES_MAX:
@@ -176,18 +205,21 @@ async def _claim_best(ctx: Context, request: ClaimRequest, view: FactoryView) ->
     return ClaimAnswer(reason="no job that this factory could run is waiting")
 
 
-async def _look(ctx: Context, request: ClaimRequest, view: FactoryView, seats: int) -> tuple[list[Grant], int]:
+async def look_once(ctx: Context, asker: Asker, seats: int) -> tuple[list[Grant], int]:
     """The grants of one pass over the index, and how many candidates were refused for their own sake."""
     grants: list[Grant] = []
     tries, refused = 0, set[tuple[str, str | None]]()
-    for job in _candidates(ctx, request, view):
+    snapshot = ctx.snapshot(asker.view)
+    for job in candidates(ctx, asker, snapshot):
         if len(grants) == seats or tries == CANDIDATES_MAX:
             break
-        if ctx.claimants.pass_over(job.key):
+        if ctx.precedence.is_asked(job.key):
+            ctx.precedence.pass_over(job.key)
             continue
         if refused & {(job.product_id, None), (job.product_id, job.lock or "")}:
             continue
-        outcome = await _try_alone(ctx, request, job, view)
+        with ctx.waiters.first_at(job.key):
+            outcome = await try_job(ctx, asker, job, snapshot)
         if isinstance(outcome, Grant):
             grants.append(outcome)
         elif outcome.reason == "budget_paused":
@@ -199,92 +231,26 @@ async def _look(ctx: Context, request: ClaimRequest, view: FactoryView, seats: i
     return grants, tries
 
 
-async def _try_alone(ctx: Context, request: ClaimRequest, job: Job, view: FactoryView) -> Grant | Rejected:
-    """While it lasts, other asks of this process pass the job over; if it breaks, they look again."""
-    with ctx.claimants.claiming(job.key):
-        try:
-            return await _try(ctx, request, job, view)
-        except BaseException:
-            ctx.ready.wake()
-            raise
+def candidates(ctx: Context, asker: Asker, snapshot: Snapshot) -> list[Job]:
+    """What is queued and set aside for nobody, best first for this factory."""
+    product_id, now_s = asker.request.product_id, ctx.clock.boot_s()
+    waiting = [
+        job
+        for job in ctx.ready.queued()
+        if product_id in (None, job.product_id) and not ctx.precedence.is_set_aside(job.key, now_s)
+    ]
+    return ranked_jobs(waiting, asker.view, snapshot)
 
 
-def _candidates(ctx: Context, request: ClaimRequest, view: FactoryView) -> list[Job]:
-    waiting = ctx.claimants.claimable()
-    if request.product_id is not None:
-        waiting = [job for job in waiting if job.product_id == request.product_id]
-    return ranked_jobs(waiting, view, ctx.snapshot(view))
-
-
-async def _try(ctx: Context, request: ClaimRequest, job: Job, view: FactoryView) -> Grant | Rejected:
-    assert request.session_no is not None
-    op = Claim(
-        id=claim_op(view.id, request.session_no, request.session_id, request.request_id),
-        actor=f"factory:{view.id}",
-        factory_id=view.id,
-        session_id=request.session_id,
-        session_no=request.session_no,
-        ask_no=request.ask_no,
-        request_id=request.request_id,
-        choice=choice_of(job, view, ctx.snapshot(view)),
-    )
-    outcome = await ctx.transactor.transact(job.key, op)
+async def try_job(ctx: Context, asker: Asker, job: Job, snapshot: Snapshot) -> Grant | Rejected:
+    """One conditional commit. A refusal corrects the index by the job that it rests on."""
+    outcome = await ctx.transactor.transact(job.key, asker.claim_of(job, snapshot))
     if isinstance(outcome, Rejected):
-        stored = await read_job(ctx.store, job.key)
-        if stored is not None:
-            ctx.ready.note(stored.job)
+        if outcome.job is not None:
+            ctx.ready.note(outcome.job)
         return outcome
-    won = accepted(outcome).job
-    if (
-        won.holder is None
-        or won.holder.request_id != request.request_id
-        or won.lease_epoch != outcome.event.lease_epoch
-    ):
+    won = outcome.job
+    same_ask = won.holder is not None and won.holder.request_id == asker.request.request_id
+    if not same_ask or won.lease_epoch != outcome.event.lease_epoch:
         return Rejected("conflict", f"the grant of {job.id} under this request has ended already")
     return await grant_of(ctx, won, won.stage_since + timedelta(seconds=ctx.timers.lease_ttl_s))
-
-
-async def _granted_before(ctx: Context, job: Job) -> Grant:
-    """The same grant again, with no more time than it has left."""
-    stored = await read_lease(ctx.store, job.id, job.lease_epoch)
-    lease = stored.lease if stored else None
-    ending = lease is not None and lease.status is LeaseStatus.CLOSED
-    expires_at = ctx.clock.now() if ending else lease_rules.expires_at(job, lease, ctx.timers.lease_ttl_s)
-    return await grant_of(ctx, job, expires_at)
-
-
-async def grant_of(ctx: Context, job: Job, expires_at: datetime) -> Grant:
-    assert job.holder is not None
-    return Grant(
-        product_id=job.product_id,
-        job_id=job.id,
-        lease_epoch=job.lease_epoch,
-        request_id=job.holder.request_id,
-        run_id=job.holder.run_id,
-        attempt=job.attempt,
-        title=job.title,
-        engine=job.engine,
-        manifest_snapshot=job.manifest_snapshot,
-        body_md=await body_of(ctx, job),
-        profile=job.profile,
-        repo=job.repo,
-        cwd=job.cwd,
-        ref=job.ref,
-        verify=job.verify,
-        timeout_s=job.timeout_s,
-        budget=job.budget,
-        yolo=job.yolo,
-        checkpoint=job.checkpoint,
-        started=job.stage is Stage.BUILDING,
-        stop=stop_order(ctx, job),
-        term=term_times(ctx, job, expires_at),
-    )
-
-
-async def body_of(ctx: Context, job: Job) -> str:
-    if job.body_md is not None:
-        return job.body_md
-    stored = await ctx.store.read(Address(JOBS, job.product_id, body_id(job.id, job.manifest_sha256)))
-    if stored is None:
-        raise FleetError(ErrorCode.INTERNAL, f"the body of {job.id} is missing from the store")
-    return str(stored.doc["bodyMd"])

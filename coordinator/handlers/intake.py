@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 from coordinator.context import Context
-from coordinator.domain.dag import first_cycle, waits_for
-from coordinator.store.port import JOBS, Doc, Indefinite, StoreError
+from coordinator.domain.dag import first_cycle
+from coordinator.domain.ops import Submit
+from coordinator.handlers.answers import check_applied
+from coordinator.store.change import settle, unknown
+from coordinator.store.port import JOBS, Doc, StoreError, Written
 from coordinator.store.queries import read_job
-from schemas.base import timestamp_text
 from schemas.errors import ERRORS, ErrorCode, FleetError
 from schemas.guards import LedgerGuard
-from schemas.ids import LEDGER_ID, JobKey, body_id, job_id_for, submit_op
-from schemas.job import Job, Stage
+from schemas.ids import LEDGER_ID, JobKey, body_id, job_id_for
+from schemas.job import Job
 from schemas.manifest import BODY_INLINE_MAX, Manifest, parse_manifest
 
 BATCH_MAX = 100
-CREATE_TRIES_MAX = 5
 
 
 @dataclass(frozen=True)
@@ -211,75 +211,30 @@ async def _create(
     actor: str,
     warnings: tuple[str, ...],
 ) -> Submitted:
-    job = new_job(manifest, key, idempotency_key, deps, ctx.clock.now(), actor)
-    if job.body_md is None:
-        await _write_first(ctx, _body_doc(job, manifest))
+    if len(manifest.body.encode()) > BODY_INLINE_MAX:
+        await _write_first(ctx, _body_doc(key, manifest))
     if ctx.flags.budgets:
-        await _write_first(ctx, LedgerGuard(id=LEDGER_ID, product_id=job.product_id).to_doc())
-    applied = await ctx.transactor.create(job)
-    if applied is not None:
-        return Submitted(applied.job, False, warnings)
-    known = await _known(ctx, key, manifest)  # somebody else was first with this key
-    assert known is not None
-    return Submitted(known, True, warnings)
+        await _write_first(ctx, LedgerGuard(id=LEDGER_ID, product_id=key.product_id).to_doc())
+    submit = Submit.of(key, manifest, idempotency_key, deps, actor)
+    applied = check_applied(await ctx.transactor.transact(key, submit))
+    return Submitted(applied.job, applied.repeated, warnings)
 
 
-def _body_doc(job: Job, manifest: Manifest) -> Doc:
+def _body_doc(key: JobKey, manifest: Manifest) -> Doc:
     """A long body has a document of its own, written first. Its id has the content's hash: a repeat is the same."""
     return {
-        "id": body_id(job.id, manifest.sha256),
-        "productId": job.product_id,
+        "id": body_id(key.job_id, manifest.sha256),
+        "productId": key.product_id,
         "type": "body",
         "bodyMd": manifest.body,
     }
 
 
 async def _write_first(ctx: Context, doc: Doc) -> None:
-    """Something that must be there before the job is; there already is as good."""
-    for _ in range(CREATE_TRIES_MAX):
-        try:
-            await ctx.store.create(JOBS, doc)
-            return
-        except Indefinite:
-            continue
-    raise FleetError(ErrorCode.UNAVAILABLE, "what the job needs could not be stored: submit again with the same key")
+    """Writes something that must be there before the job is. That it is there already is as good."""
 
+    async def attempt(_number: int) -> Written:
+        return await ctx.store.create(JOBS, doc)
 
-def new_job(manifest: Manifest, key: JobKey, idempotency_key: str, deps: list[Job], now: datetime, actor: str) -> Job:
-    """The job as submitted: queued, or blocked with the reason, its first event in the outbox."""
-    waits = waits_for(manifest.deps_mode, deps)
-    inline = len(manifest.body.encode()) <= BODY_INLINE_MAX
-    job = Job(
-        id=key.job_id,
-        product_id=key.product_id,
-        title=manifest.title,
-        deps=tuple(dep.id for dep in deps),
-        deps_mode=manifest.deps_mode,
-        manifest_snapshot=manifest.snapshot,
-        body_md=manifest.body if inline else None,
-        profile=manifest.profile,
-        capabilities=tuple(sorted(set(manifest.capabilities))),
-        engine=manifest.engine,
-        priority=manifest.priority,
-        lock=manifest.lock,
-        timeout_s=manifest.timeout_s,
-        budget=manifest.budget,
-        retries=manifest.retries,
-        stage=Stage.BLOCKED if waits else Stage.QUEUED,
-        stage_since=now,
-        blocked_reason=waits or None,
-        waiting_since=now,
-        repo=manifest.repo,
-        cwd=manifest.cwd,
-        ref=manifest.ref,
-        verify=manifest.verify,
-        review=manifest.review,
-        ship=manifest.ship,
-        yolo=manifest.yolo,
-        idempotency_key=idempotency_key,
-        manifest_sha256=manifest.sha256,
-        sort_key=f"{timestamp_text(now)}:{key.job_id}",
-        created_at=now,
-        updated_at=now,
-    )
-    return job.advance("submitted", submit_op(idempotency_key), actor, now, {"title": job.title})
+    sentence = "what the job needs could not be stored: submit again with the same key"
+    await settle(attempt, ctx.entropy, unknown(sentence))

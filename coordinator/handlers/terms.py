@@ -9,9 +9,9 @@ from coordinator.context import Context
 from coordinator.domain.job import ships_at_once
 from coordinator.domain.ops import End, HolderOp, SaveCheckpoint, Start
 from coordinator.domain.table import Action
-from coordinator.handlers.answers import accepted, stop_order, term_times
+from coordinator.handlers.answers import check_applied, stop_order, term_times
 from coordinator.handlers.claims import claim
-from coordinator.handlers.factories import gate_engine
+from coordinator.handlers.quotas import gate_engine
 from coordinator.store.queries import read_job
 from coordinator.transact import Applied
 from schemas.errors import ErrorCode, FleetError
@@ -61,7 +61,7 @@ async def _term_answer(ctx: Context, request: FromHolder, rewrite_after_s: float
     """Every answer that a holder may rest its trust on comes from a lease document: read, renewed or made."""
     key, epoch = _key(request), request.lease_epoch
     job = await check_holder(ctx, key, request.factory_id, request.session_id, epoch)
-    expires_at = await leases.renew(ctx.store, ctx.clock, job, ctx.timers.lease_ttl_s, rewrite_after_s=rewrite_after_s)
+    expires_at = await leases.renew(ctx, job, rewrite_after_s=rewrite_after_s)
     if expires_at is None:
         raise _fenced(key, epoch, "is being ended by the coordinator")
     return TermAnswer(stage=job.stage, stop=stop_order(ctx, job), term=term_times(ctx, job, expires_at))
@@ -174,7 +174,7 @@ async def _end(ctx: Context, request: FromHolder, action: Action, result: Result
 
 
 async def _asked(ctx: Context, request: FromHolder, op: HolderOp) -> Applied:
-    applied = accepted(await ctx.transactor.transact(_key(request), op))
+    applied = check_applied(await ctx.transactor.transact(_key(request), op))
     ctx.roster.heard(request.factory_id)
     if (applied.event.actor, applied.event.data.get("sessionId")) != (op.actor, op.session_id):
         raise _fenced(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Body, Request
 
-from coordinator.handlers import factories
+from coordinator.handlers import heartbeats, sessions
 from coordinator.http import examples
 from coordinator.http.answers import FactoriesAnswer, FactoryRow, HeldJob
 from coordinator.http.app_state import context_of
@@ -53,7 +53,7 @@ async def hello(
     body: Annotated[HelloBody, Body(openapi_examples=examples.named(hello=examples.HELLO))],
 ) -> HelloAnswer:
     """The higher `sessionNo` wins and fences the sessions below it."""
-    return await factories.hello(context_of(request), spoken_by(principal, body))
+    return await sessions.hello(context_of(request), spoken_by(principal, body))
 
 
 @router.post("/heartbeat", summary="Alive, and what is held", responses=examples.answers(examples.HEARTBEAT_ANSWER))
@@ -63,4 +63,4 @@ async def heartbeat(
     body: Annotated[HeartbeatBody, Body(openapi_examples=examples.named(heartbeat=examples.HEARTBEAT))],
 ) -> HeartbeatAnswer:
     """Renews every term that it names; the answer says what is no longer granted and what must stop."""
-    return await factories.heartbeat(context_of(request), spoken_by(principal, body))
+    return await heartbeats.heartbeat(context_of(request), spoken_by(principal, body))

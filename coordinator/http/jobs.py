@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Body, Header, Query, Request, Response
 
 from coordinator.handlers import actions, intake, terms
-from coordinator.handlers.claims import body_of
+from coordinator.handlers.grants import read_body
 from coordinator.http import examples
 from coordinator.http.answers import (
     ActionAnswer,
@@ -176,7 +176,7 @@ def _wanted(job: Job, capability: str | None, q: str | None) -> bool:
 @router.get("/{job_id}", summary="One job, with its manifest", responses=examples.answers(examples.JOB_ANSWER))
 async def get_job(request: Request, principal: Anybody, job_id: str) -> JobAnswer:
     job = await found(request, job_key(request, principal, job_id))
-    return JobAnswer(job=JobDetail.of_job(job, await body_of(context_of(request), job)))
+    return JobAnswer(job=JobDetail.of_job(job, await read_body(context_of(request), job)))
 
 
 async def found(request: Request, key: JobKey) -> Job:

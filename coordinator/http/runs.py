@@ -22,8 +22,8 @@ from coordinator.http.json_routes import make_router
 from coordinator.http.sse import POLL_S, Ticks, check_still_allowed, mode_of, sse, streaming
 from coordinator.scheduler.explain import explain
 from coordinator.scheduler.snapshot import Snapshot
+from coordinator.store.job_history import read_history
 from coordinator.store.queries import runs_of
-from coordinator.transact import history
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey
 from schemas.messages import LogChunk
@@ -68,7 +68,7 @@ async def list_events(
 
 
 async def events_after_cursor(ctx: Context, key: JobKey, cursor: int) -> list[EventDoc]:
-    events = await history(ctx.store, key, cursor)
+    events = await read_history(ctx.store, key, cursor)
     if events is None:
         raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {key.job_id} in product {key.product_id}")
     return events

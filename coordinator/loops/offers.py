@@ -19,15 +19,15 @@ import orjson
 
 from bus.port import BusError
 from bus.subjects import ANY, offer_subject
-from coordinator.claimants import kind_of
 from coordinator.context import Context
+from coordinator.dispatch.waiters import kind_of
 from coordinator.scheduler.feasible import obstacles
 from coordinator.scheduler.plan import ranked_factories
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
 from runtime.loop import cancel
 from schemas.factory import Transport
 from schemas.ids import JobKey
-from schemas.job import Job, Stage
+from schemas.job import Job
 from schemas.messages import Offer
 from schemas.projections import EventDoc
 
@@ -59,7 +59,6 @@ class Offers:
         self._seen: Snapshot | None = None
         self._fits: dict[Hashable, bool] = {}
         self.published = 0
-        ctx.ready.on_queued(self.queued)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="offers")
@@ -68,16 +67,20 @@ class Offers:
         if self._task is not None:
             await cancel(self._task)
 
-    def queued(self, job: Job) -> None:
-        """A job became claimable: who made it so offers it first, the others a round later. Until then they leave it
-        alone, where somebody on the bus can take it.
+    def queued(self, job: Job, *, ours: bool) -> None:
+        """A job became claimable. The coordinator that made it so offers it at once, the others a round later; until
+        then they set it aside, if somebody on the bus can take it.
         """
-        known = self._waiting.get(job.key)
-        if known is None or known.lease_epoch != job.lease_epoch:
-            due_s = self._ctx.clock.boot_s() + self._ctx.timers.offer_round_s
+        known, now_s = self._waiting.get(job.key), self._ctx.clock.boot_s()
+        if ours:
+            self._waiting[job.key] = _Waiting(job.lease_epoch, now_s)
+            self._ctx.waiters.take_back(job.key)
+            self._wake.set()
+        elif known is None or known.lease_epoch != job.lease_epoch:
+            due_s = now_s + self._ctx.timers.offer_round_s
             self._waiting[job.key] = _Waiting(job.lease_epoch, due_s)
             if self._bus.connected and self._somebody_fits(job):
-                self._ctx.claimants.leave_alone(job.key, due_s)
+                self._ctx.waiters.set_aside(job.key, due_s)
             self._wake.set()
 
     def _somebody_fits(self, job: Job) -> bool:
@@ -96,11 +99,7 @@ class Offers:
         self._fits.clear()
 
     def after_commit(self, job: Job, events: tuple[EventDoc, ...]) -> None:
-        """A job became claimable here, or a term ended: a seat is free, and perhaps a lock."""
-        if job.stage is Stage.QUEUED and any(event.to_stage == Stage.QUEUED for event in events):
-            self._waiting[job.key] = _Waiting(job.lease_epoch, self._ctx.clock.boot_s())
-            self._ctx.claimants.leave_no_longer(job.key)
-            self._wake.set()
+        """A term ended: a seat is free, and perhaps a lock."""
         if not job.held and any(event.type in ("reported", "released", "reaped") for event in events):
             self.seat_freed()
 
@@ -122,6 +121,7 @@ class Offers:
         due = [key for key, waiting in self._waiting.items() if waiting.due_s <= now_s]
         if not due or not self._bus.connected:
             return done
+        self._ctx.waiters.match_if_due()  # a job that a waiting call is woken for needs no offer yet
         snapshot = self._ctx.snapshot()
         on_bus = self._on_bus(snapshot)
         for key in due[:OFFERS_PER_RUN_MAX]:
@@ -130,9 +130,10 @@ class Offers:
 
     async def _offer(self, job: Job, waiting: _Waiting, snapshot: Snapshot, now: datetime) -> str:
         timers = self._ctx.timers
-        if waiting.offer_no == 0 and not waiting.left and self._ctx.claimants.is_given(job):
+        now_s = self._ctx.clock.boot_s()
+        if waiting.offer_no == 0 and not waiting.left and self._ctx.precedence.is_promised(job.key, now_s):
             waiting.left = True
-            waiting.due_s = self._ctx.clock.boot_s() + timers.offer_round_s
+            waiting.due_s = now_s + timers.offer_round_s
             return "left"
         fitting = [score.factory_id for score in ranked_factories(job, snapshot)]
         if not fitting:

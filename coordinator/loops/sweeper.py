@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import datetime
 
 from coordinator.context import Context
-from coordinator.handlers.factories import refresh_roster
+from coordinator.factories import refresh_roster
 from coordinator.store.port import JOBS, Guarded, Indefinite, Where
 from coordinator.store.queries import jobs_where, read_job
 from runtime.loop import left_to_the_next_run

@@ -21,7 +21,8 @@ from coordinator.store.port import (
     Where,
 )
 from schemas.factory import FactoryDoc
-from schemas.ids import JobKey, lease_id
+from schemas.guards import LedgerGuard
+from schemas.ids import LEDGER_ID, JobKey, lease_id
 from schemas.job import HELD, Job, Stage
 from schemas.projections import EventDoc, LeaseDoc, RunDoc
 
@@ -59,6 +60,11 @@ async def read_job(store: Store, key: JobKey) -> StoredJob | None:
 
 async def read_guard(store: Store, product_id: str, guard_id: str) -> Stored | None:
     return await store.read(Address(JOBS, product_id, guard_id))
+
+
+async def read_ledger(store: Store, product_id: str) -> tuple[LedgerGuard, str] | None:
+    stored = await read_guard(store, product_id, LEDGER_ID)
+    return None if stored is None else (LedgerGuard.model_validate(stored.doc), stored.etag)
 
 
 async def read_lease(store: Store, job_id: str, lease_epoch: int) -> StoredLease | None:

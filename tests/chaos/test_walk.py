@@ -13,7 +13,7 @@ from chaos.walk.store_value import Call, StoreValue
 from coordinator import leases
 from coordinator.domain import job as rules
 from coordinator.domain import lease as lease_rules
-from coordinator.handlers import factories
+from coordinator.handlers import heartbeats
 from coordinator.store.port import ABSENT, LEASES, Derived, Guarded, Written
 from coordinator.transact import Transactor
 from schemas.errors import ErrorCode, FleetError
@@ -127,11 +127,14 @@ def epoch_unused_by_a_grant(monkeypatch: pytest.MonkeyPatch) -> None:
 def op_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was done already is asked for anew."""
 
-    async def nothing(*args: Any, **kwargs: Any) -> None:
+    async def nothing(*_args: Any) -> None:
         return None
 
-    monkeypatch.setattr(Transactor, "_already", nothing)
-    monkeypatch.setattr(Transactor, "_answered_before", nothing)
+    async def refused(_transactor: Transactor, _ask: Any, rejected: Any) -> Any:
+        return rejected
+
+    monkeypatch.setattr(Transactor, "answer_own", nothing)
+    monkeypatch.setattr(Transactor, "answer_refused", refused)
 
 
 def no_session_check(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,22 +162,22 @@ PROJECT = StoreValue._project
 
 def answers_never_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     """A write whose answer was lost is taken for one that was refused."""
-    monkeypatch.setattr("coordinator.transact.TRIES_MAX", 1)
+    monkeypatch.setattr("coordinator.store.change.TRIES_MAX", 1)
     refused = FleetError(ErrorCode.CONFLICT, "taken for a refusal")
-    monkeypatch.setattr("coordinator.transact._unresolved", lambda key: refused)
+    monkeypatch.setattr("coordinator.store.change.unknown", lambda sentence, **detail: refused)
 
 
 def any_heartbeat_misses(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was asked before a claim reports its grant missing."""
-    monkeypatch.setattr(factories, "is_missing", lambda job, heartbeat: True)
+    monkeypatch.setattr(heartbeats, "is_missing", lambda job, heartbeat: True)
 
 
 def conflict_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A conflict is taken for another's doing, though a client library that sends again makes one of our own write."""
-    monkeypatch.setattr(Transactor, "_pause", _gives_up)
+    monkeypatch.setattr("coordinator.store.change.pause", _gives_up)
 
 
-async def _gives_up(transactor: Transactor, tries: int, trouble: Any = None) -> None:
+async def _gives_up(_number: int, trouble: Any, _entropy: Any) -> None:
     if trouble is None:
         raise FleetError(ErrorCode.CONFLICT, "somebody else was first")
 

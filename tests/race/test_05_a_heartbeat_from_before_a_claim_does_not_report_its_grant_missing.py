@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.handlers.factories import heartbeat
+from coordinator.handlers.heartbeats import heartbeat
 from schemas.job import Stage
 from tests.support.fleet import FakeFactory, coordinator, job_now, submitted
 from tests.support.virtual import in_virtual_time
@@ -29,7 +29,7 @@ async def test_a_rest_session_is_exempt_from_missing() -> None:
     job = await submitted(ctx)
     factory = await FakeFactory(ctx).joined()
     client = FakeFactory(ctx, id="curl", session_id="rest", session_no=0)
-    from coordinator.handlers.factories import enroll
+    from coordinator.handlers.enrolment import enroll
     from schemas.factory import FactoryDoc
     from tests.support.fleet import PRODUCT
 

@@ -40,7 +40,7 @@ async def test_a_start_between_the_closing_of_its_lease_and_the_take_back_is_tol
     grant = await factory.granted("r1")
     await asyncio.sleep(33)
     now = ctx.clock.now()
-    assert await leases.close(ctx.store, ctx.clock, await job_now(ctx, job), 60, Cause.NOT_STARTED, now)
+    assert await leases.close(ctx, await job_now(ctx, job), Cause.NOT_STARTED, now)
     with pytest.raises(FleetError) as refused:
         await factory.start(grant)
     assert refused.value.code is ErrorCode.FENCED

@@ -10,9 +10,9 @@ from coordinator.context import Context
 from coordinator.handlers import intake
 from coordinator.handlers.budgets import set_paused
 from coordinator.handlers.claims import CANDIDATES_MAX
+from coordinator.store.change import TRIES_MAX
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Indefinite
-from coordinator.transact import TRIES_MAX
 from schemas.errors import ErrorCode, FleetError
 from schemas.job import Job
 from tests.support.faulty import Call, FaultyStore, after, never_applied

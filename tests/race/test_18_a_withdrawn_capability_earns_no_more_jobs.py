@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.handlers.factories import enroll, update_factory
+from coordinator.factories import change_factory
+from coordinator.handlers.enrolment import enroll
 from schemas.errors import ErrorCode, FleetError
 from schemas.factory import FactoryDoc
 from tests.support.fleet import PRODUCT, FakeFactory, coordinator, submitted
@@ -32,7 +33,7 @@ async def test_the_running_session_is_given_no_job_and_no_offer_that_needs_it() 
 async def test_the_claim_itself_goes_by_the_enrolment_whatever_the_factorys_document_lists() -> None:
     ctx = coordinator()
     factory = await FakeFactory(ctx, capabilities=("figma",)).joined()
-    await update_factory(ctx, factory.id, lambda doc: doc.model_copy(update={"capabilities": ("figma", "gpu")}))
+    await change_factory(ctx, factory.id, lambda doc: doc.model_copy(update={"capabilities": ("figma", "gpu")}))
     await submitted(ctx, "one", capabilities="[gpu]")
     assert not (await factory.claim("r1")).grants
     figma = await submitted(ctx, "two", capabilities="[figma]")

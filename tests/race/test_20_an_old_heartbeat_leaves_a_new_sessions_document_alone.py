@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.handlers.factories import enrolled
+from coordinator.factories import read_enrolled
 from coordinator.store.memory import MemoryStore
 from schemas.errors import ErrorCode, FleetError
 from tests.support.faulty import FaultyStore, after
@@ -22,7 +22,7 @@ async def test_the_old_session_is_fenced_and_what_the_new_one_said_stays() -> No
     with pytest.raises(FleetError) as refused:
         await old.heartbeat(draining=True, seats_used=8)
     assert refused.value.code is ErrorCode.FENCED
-    doc = await enrolled(ctx, new.id)
+    doc = (await read_enrolled(ctx, new.id)).factory
     assert (doc.session_id, doc.seat_limit, doc.seats_used, doc.draining) == ("s2", 4, 0, False)
     job = await submitted(ctx)
     assert (await new.granted("r1")).job_id == job.id

@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from coordinator.handlers.factories import ALIVE_WITHIN_S
 from coordinator.store.memory import MemoryStore
 from schemas.errors import ErrorCode, FleetError
 from tests.support.fleet import FakeFactory, coordinator
@@ -27,5 +26,5 @@ async def test_a_coordinator_goes_by_what_the_store_was_told_too() -> None:
         assert refused.value.code is ErrorCode.FENCED
         await asyncio.sleep(0.1)
     assert (await lost.hello(session_no=None, takeover=True)).session_no == 2
-    await asyncio.sleep(ALIVE_WITHIN_S + here.timers.roster_store_s)
+    await asyncio.sleep(here.timers.alive_within_s + here.timers.roster_store_s)
     assert (await lost.hello(session_no=None)).session_no == 2

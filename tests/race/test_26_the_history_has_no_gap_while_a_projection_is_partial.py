@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.loops.sweeper import Sweeper
+from coordinator.store.job_history import read_history
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import EVENTS, Derived, Indefinite
-from coordinator.transact import history
 from tests.support.fleet import FakeFactory, coordinator, events_of, job_now, submitted
 from tests.support.virtual import in_virtual_time
 
@@ -37,5 +37,5 @@ async def test_a_reader_sees_every_event_once_and_in_order_at_each_moment() -> N
         store.missing = frozenset(missing)
         await Sweeper(ctx).run_once(ctx.clock.now())
         assert [event.type for event in await events_of(ctx, job)] == ["submitted", "claimed", "started"]
-        assert [event.seq for event in await history(store, job.key, after=1) or ()] == [2, 3]
+        assert [event.seq for event in await read_history(store, job.key, after=1) or ()] == [2, 3]
     assert not (await job_now(ctx, job)).outbox

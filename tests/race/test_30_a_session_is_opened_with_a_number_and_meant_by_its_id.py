@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from coordinator.factories import read_enrolled
 from coordinator.handlers.claims import claim
-from coordinator.handlers.factories import enrolled, hello
+from coordinator.handlers.sessions import hello
 from schemas.errors import ErrorCode, FleetError
 from schemas.messages import ClaimRequest, HelloRequest
 from tests.support.fleet import FakeFactory, coordinator, job_now, submitted
@@ -17,11 +18,11 @@ from tests.support.virtual import in_virtual_time
 async def test_a_hello_without_a_session_of_its_own_is_refused_and_changes_nothing(number: int | None) -> None:
     ctx = coordinator()
     factory = await FakeFactory(ctx, capabilities=("gpu",)).joined()
-    before = await enrolled(ctx, factory.id)
+    before = (await read_enrolled(ctx, factory.id)).factory
     with pytest.raises(FleetError, match="opens no session") as refused:
         await hello(ctx, HelloRequest(factory_id=factory.id, session_no=number, takeover=True, seat_limit=4))
     assert refused.value.code is ErrorCode.INVALID_REQUEST
-    assert await enrolled(ctx, factory.id) == before
+    assert (await read_enrolled(ctx, factory.id)).factory == before
 
 
 @in_virtual_time

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from coordinator.handlers.budgets import TRIES_MAX, set_paused
+from coordinator.handlers.budgets import set_paused
+from coordinator.store.change import TRIES_MAX
 from coordinator.store.memory import MemoryStore
 from schemas.errors import ErrorCode, FleetError
 from tests.support.faulty import FaultyStore, lands_after, never_applied
@@ -22,7 +23,7 @@ async def test_nothing_is_claimed_after_the_pause_was_answered() -> None:
     factory = await FakeFactory(ctx).joined()
     await set_paused(ctx, PRODUCT, paused=True)
     landing, landed = asyncio.Event(), asyncio.Event()
-    store.script("commit", lands_after(landing, landed), *[never_applied] * (TRIES_MAX - 1))
+    store.script("update", lands_after(landing, landed), *[never_applied] * (TRIES_MAX - 1))
     with pytest.raises(FleetError) as doubtful:
         await set_paused(ctx, PRODUCT, paused=False)
     assert doubtful.value.code is ErrorCode.UNAVAILABLE

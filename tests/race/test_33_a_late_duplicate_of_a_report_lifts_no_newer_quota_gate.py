@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from coordinator.handlers.factories import enrolled
+from coordinator.factories import read_enrolled
 from schemas.job import Engine, Outcome
 from tests.support.fleet import FakeFactory, coordinator, submitted
 from tests.support.virtual import in_virtual_time
@@ -22,5 +22,5 @@ async def test_the_engine_stays_gated_until_the_latest_time_that_was_reported() 
         answer = await factory.report(grant, Outcome.QUOTA_EXHAUSTED, resets_at=resets_at)
         assert answer.report is not None
     assert answer.report.repeated
-    assert (await enrolled(ctx, factory.id)).gated == {Engine.SHELL: late}
+    assert (await read_enrolled(ctx, factory.id)).factory.gated == {Engine.SHELL: late}
     assert not (await factory.claim("r3")).grants

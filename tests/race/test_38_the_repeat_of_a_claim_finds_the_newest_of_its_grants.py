@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from coordinator.factories import refresh_roster
 from coordinator.handlers.claims import claim
-from coordinator.handlers.factories import refresh_roster
 from coordinator.store.memory import MemoryStore
 from tests.support.faulty import FaultyStore, after, passes
 from tests.support.fleet import FakeFactory, coordinator, events_of, submitted

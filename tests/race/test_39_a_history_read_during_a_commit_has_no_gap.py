@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordinator.handlers.factories import refresh_roster
+from coordinator.factories import refresh_roster
 from coordinator.loops.sweeper import Sweeper
+from coordinator.store.job_history import read_history
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import EVENTS, Derived, Indefinite
-from coordinator.transact import history
 from tests.support.faulty import FaultyStore, after
 from tests.support.fleet import FakeFactory, coordinator, submitted
 from tests.support.virtual import in_virtual_time
@@ -45,6 +45,6 @@ async def test_a_reader_is_told_only_what_it_can_be_told_whole() -> None:
 
     store.script("query", after(reported_and_shipped))
     for expected in ([1, 2, 3], [1, 2, 3, 4, 5]):
-        events = await history(store, job.key)
+        events = await read_history(store, job.key)
         assert events is not None
         assert [event.seq for event in events] == expected

@@ -9,7 +9,8 @@ from datetime import timedelta
 from coordinator.context import Context
 from coordinator.handlers import intake
 from coordinator.handlers.budgets import set_paused
-from coordinator.handlers.factories import enroll, gate_engine
+from coordinator.handlers.enrolment import enroll
+from coordinator.handlers.quotas import gate_engine
 from coordinator.loops.sweeper import Sweeper
 from coordinator.store.memory import MemoryStore
 from schemas.factory import FactoryDoc

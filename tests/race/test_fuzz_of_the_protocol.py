@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 
 from coordinator.context import Context
-from coordinator.handlers import actions, budgets, claims, factories, intake
+from coordinator.handlers import actions, budgets, claims, heartbeats, intake
 from coordinator.loops.promoter import Promoter
 from coordinator.loops.reaper import Reaper
 from coordinator.loops.sweeper import Sweeper
+from coordinator.store.job_history import read_history
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import ABSENT, Derived, Doc, Guarded, Indefinite, StoreError, Written
 from coordinator.store.queries import read_guard, read_job, read_run
-from coordinator.transact import Applied, history
+from coordinator.transact import Applied
 from runtime.clock import LoopClock
 from runtime.virtual import run_virtual
 from schemas.errors import ErrorCode, FleetError
@@ -265,7 +266,7 @@ class Walk:
                 await self._sent(lambda ctx: self._end(ctx, factory, grant, outcome))
             case _:
                 request = factory.heartbeat_request(*([grant] if self.chance.random() < 0.7 else []))
-                await self._sent(lambda ctx: factories.heartbeat(ctx, request))
+                await self._sent(lambda ctx: heartbeats.heartbeat(ctx, request))
 
     async def _end(self, ctx: Context, factory: FakeFactory, grant: Grant, outcome: Outcome) -> None:
         said, op_id = factory.on(ctx), end_op(grant.job_id, grant.lease_epoch)
@@ -312,7 +313,7 @@ class Walk:
         if lost := self.submitted - set(stored):
             wrong(f"acknowledged submits are lost: {lost}")
         for key in stored:
-            found, events = await read_job(self.inner, key), await history(self.inner, key)
+            found, events = await read_job(self.inner, key), await read_history(self.inner, key)
             assert found is not None
             assert events is not None
             reserved += found.job.reserved

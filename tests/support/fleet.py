@@ -11,12 +11,12 @@ from bus.none import NoBus
 from bus.port import Bus
 from coordinator.assembly import Coordinator, assemble
 from coordinator.context import Context
-from coordinator.handlers import claims, factories, intake, terms
+from coordinator.handlers import claims, enrolment, heartbeats, intake, sessions, terms
+from coordinator.store.job_history import read_history
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import LEASES, RUNS, Query, Store
 from coordinator.store.queries import read_job, read_lease
 from coordinator.term_logs import LogFiles
-from coordinator.transact import history
 from runtime.clock import Clock, LoopClock
 from runtime.entropy import Entropy
 from runtime.settings import Flags, Timers
@@ -105,13 +105,13 @@ class FakeFactory:
     answers: list[Any] = field(default_factory=list)
 
     async def joined(self) -> FakeFactory:
-        enrolment = FactoryDoc(
+        doc = FactoryDoc(
             id=self.id,
             product_id=self.products[0],
             products=self.products,
             enrolled_capabilities=self.capabilities,
         )
-        await factories.enroll(self.ctx, enrolment)
+        await enrolment.enroll(self.ctx, doc)
         await self.hello()
         return self
 
@@ -142,7 +142,7 @@ class FakeFactory:
             "engines": (Engine.SHELL,),
             "seat_limit": self.seats,
         }
-        return await factories.hello(self.ctx, HelloRequest(**{**fields, **changes}))
+        return await sessions.hello(self.ctx, HelloRequest(**{**fields, **changes}))
 
     def claim_request(self, request_id: str = "r1", job: Job | None = None, **changes: Any) -> ClaimRequest:
         fields: dict[str, Any] = {
@@ -206,7 +206,7 @@ class FakeFactory:
         return HeartbeatRequest(**{**fields, **changes})
 
     async def heartbeat(self, *grants: Grant, **changes: Any) -> HeartbeatAnswer:
-        return await factories.heartbeat(self.ctx, self.heartbeat_request(*grants, **changes))
+        return await heartbeats.heartbeat(self.ctx, self.heartbeat_request(*grants, **changes))
 
 
 async def job_now(ctx: Context, job: Job | JobKey) -> Job:
@@ -221,7 +221,7 @@ async def lease_of(ctx: Context, grant: Grant) -> LeaseDoc | None:
 
 
 async def events_of(ctx: Context, job: Job) -> list[EventDoc]:
-    events = await history(ctx.store, job.key)
+    events = await read_history(ctx.store, job.key)
     assert events is not None
     assert [event.seq for event in events] == list(range(1, len(events) + 1)), "the history has a gap"
     return events

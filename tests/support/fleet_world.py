@@ -19,7 +19,7 @@ from bus.rights import factory_rights
 from bus.subjects import inbox_prefix
 from coordinator.assembly import running
 from coordinator.context import Context
-from coordinator.handlers import factories
+from coordinator.handlers import enrolment
 from coordinator.inbox import OPS
 from factory.agent import AgentSettings
 from factory.engines.shell import ShellEngine
@@ -257,10 +257,8 @@ class FleetWorld:
         takeover: bool = False,
     ) -> FactoryLife:
         """Begins a life; wait for `opened`. `data`: a folder other than the factory's usual one."""
-        enrolment = FactoryDoc(
-            id=factory_id, product_id=PRODUCT, products=(PRODUCT,), enrolled_capabilities=capabilities
-        )
-        await factories.enroll(self.ctx, enrolment)
+        doc = FactoryDoc(id=factory_id, product_id=PRODUCT, products=(PRODUCT,), enrolled_capabilities=capabilities)
+        await enrolment.enroll(self.ctx, doc)
         folder = self.folder / (data or factory_id)
         life = FactoryLife(self, factory_id, folder, seats, capabilities, drain_grace_s, takeover)
         self.lives.append(life)

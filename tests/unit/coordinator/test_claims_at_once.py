@@ -248,7 +248,7 @@ async def test_where_the_first_breaks_off_the_next_has_the_job(goes_away: bool) 
     assert told(await rest) == {"granted": 1, "conflict": 3}
     with pytest.raises(asyncio.CancelledError if goes_away else StoreError):
         await breaks
-    assert ctx.claimants.being_claimed == {}
+    assert not ctx.precedence.is_asked(job.key)
 
 
 @in_virtual_time
@@ -257,7 +257,7 @@ async def test_a_crowd_for_a_job_that_does_not_exist_is_told_so() -> None:
     factories = await herd(ctx, 10)
     job = (await submitted(ctx)).model_copy(update={"id": "j-none-such"})
     assert told(await at_once(factories, job)) == {"not_found": 10}
-    assert ctx.claimants.being_claimed == {}
+    assert not ctx.precedence.is_asked(job.key)
 
 
 @in_virtual_time

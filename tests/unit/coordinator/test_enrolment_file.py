@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.enrolment_file import Enrolments, FactoryEnrolment, OperatorEnrolment, apply
-from coordinator.handlers.factories import enrolled
+from coordinator.factories import read_enrolled
 from coordinator.store.port import FACTORIES, OPERATORS
 from schemas.errors import ErrorCode, FleetError
 from tests.support.counting import CountingStore
@@ -79,7 +79,7 @@ async def test_what_changed_in_the_file_is_changed_and_the_session_stays() -> No
     first, *rest = named(3, "shop", capabilities=("gpu", "tpu"))
     less = first.model_copy(update={"capabilities": ("tpu",), "token_hash": None})
     await apply(ctx, Enrolments(factories=(less, *rest)))
-    doc = await enrolled(ctx, "f0")
+    doc = (await read_enrolled(ctx, "f0")).factory
     assert (doc.enrolled_capabilities, doc.token_hashes) == (("tpu",), ())
     assert store.writes_to(FACTORIES) == 1
 

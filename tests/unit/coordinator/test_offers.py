@@ -41,7 +41,8 @@ def now_s() -> float:
 
 def is_claimable(ctx: Context, job: Job) -> bool:
     """For who names none."""
-    return job.key in {each.key for each in ctx.claimants.claimable()}
+    queued = job.key in {each.key for each in ctx.ready.queued()}
+    return queued and not ctx.precedence.is_set_aside(job.key, ctx.clock.boot_s())
 
 
 def at(*seconds: float) -> Any:
@@ -105,9 +106,9 @@ class Pair:
         request = factory.claim_request("waits", **{"wait_s": 20, **claim})
         poll = asyncio.create_task(claims.claim(factory.ctx, request, gone))
         self.polls.append(poll)
-        await eventually(lambda: factory.id in factory.ctx.claimants.waiting)
+        await eventually(lambda: factory.id in factory.ctx.waiters.waiting)
         await asyncio.sleep(1)
-        assert factory.id in factory.ctx.claimants.waiting
+        assert factory.id in factory.ctx.waiters.waiting
         return poll
 
 
@@ -412,7 +413,7 @@ async def test_one_waiting_call_that_fits_is_enough_beside_others_that_do_not() 
         began_s = now_s()
         (grant,) = (await poll).grants
         assert grant.job_id == job.id
-        assert "f2" in world.one.ctx.claimants.waiting
+        assert "f2" in world.one.ctx.waiters.waiting
         await asyncio.sleep(LONG_AFTER_S)
         assert world.one.offered(job, began_s) == []
 
@@ -477,7 +478,7 @@ async def test_a_job_whose_waiter_hangs_up_as_it_comes_is_offered_a_round_later(
         began_s = now_s()
         await asyncio.sleep(ROUND_S + HAIR_S)
         assert not (await poll).grants
-        assert not world.one.ctx.claimants.waiting
+        assert not world.one.ctx.waiters.waiting
         assert world.one.offered(job, began_s) == at(ROUND_S)
 
 
@@ -545,7 +546,7 @@ async def test_a_waiter_whom_the_job_does_not_fit_holds_nothing_back(
         job = await submitted(world.one.ctx, capabilities="[gpu]")
         began_s = now_s()
         await asyncio.sleep(WITHIN_ROUND_S)
-        assert "f2" in world.one.ctx.claimants.waiting
+        assert "f2" in world.one.ctx.waiters.waiting
         assert world.one.offered(job, began_s) == at(0.0)
 
 

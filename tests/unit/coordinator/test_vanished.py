@@ -11,7 +11,7 @@ from bus.memory import MemoryBroker, MemoryBus
 from bus.subjects import client_name
 from coordinator.assembly import running
 from coordinator.context import Context
-from coordinator.handlers.factories import enroll
+from coordinator.handlers.enrolment import enroll
 from runtime.entropy import Entropy
 from schemas.factory import FactoryDoc, Transport
 from schemas.job import Job, Stage

@@ -10,7 +10,6 @@ from typing import Any
 from coordinator.domain import ops
 from coordinator.domain.job import decide
 from coordinator.domain.table import Action, Actor
-from coordinator.handlers.intake import new_job
 from schemas import ids
 from schemas.ids import JobKey
 from schemas.job import BlockedReason, Checkpoint, Job, Outcome, Retries
@@ -24,7 +23,10 @@ LATER = NOW + timedelta(days=1)  # past every retry that a test waits for
 
 def new(name: str = "job", deps: tuple[Job, ...] = (), **keys: Any) -> Job:
     """A job as submitted with these front-matter keys."""
-    return new_job(parse_manifest(manifest(**keys)), JobKey(PRODUCT, name), f"key-{name}", list(deps), NOW, "op:ann")
+    submit = ops.Submit.of(JobKey(PRODUCT, name), parse_manifest(manifest(**keys)), f"key-{name}", deps, "op:ann")
+    made = decide(None, submit, NOW)
+    assert isinstance(made, Job)
+    return made
 
 
 def then(job: Job, *steps: Callable[[Job], ops.Op], now: datetime = NOW) -> Job:
@@ -34,6 +36,11 @@ def then(job: Job, *steps: Callable[[Job], ops.Op], now: datetime = NOW) -> Job:
         assert isinstance(decided, Job), decided
         job = decided
     return job
+
+
+def submit(job: Job) -> ops.Submit:
+    """Another manifest under the key of this job."""
+    return ops.Submit.of(job.key, parse_manifest(manifest("do that\n")), job.idempotency_key, (), "op:ann")
 
 
 def claim(job: Job, factory_id: str = "f1", session_id: str = "s1") -> ops.Claim:
@@ -128,6 +135,7 @@ def follow_up(action: Action) -> Callable[[Job], ops.Op]:
 
 
 ASK: dict[Action, Callable[[Job], ops.Op]] = {
+    Action.SUBMIT: submit,
     Action.CLAIM: claim,
     Action.START: start,
     Action.CHECKPOINT: checkpoint,

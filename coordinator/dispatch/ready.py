@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from coordinator.store.port import JOBS, Store
 from coordinator.store.queries import all_partitions, jobs_in
@@ -15,6 +16,10 @@ from schemas.job import HELD, Job, Stage
 from schemas.projections import EventDoc
 
 INDEXED_STAGES = (Stage.QUEUED, Stage.BLOCKED, Stage.ASSIGNED, Stage.BUILDING)
+
+
+class QueuedListener(Protocol):
+    def __call__(self, job: Job, *, ours: bool) -> None: ...
 
 
 class ReadyIndex:
@@ -28,16 +33,16 @@ class ReadyIndex:
         self._refreshing = asyncio.Lock()
         self._products: set[str] = set()
         self._listed = False
-        self._listeners: list[Callable[[Job], None]] = []
-        self._on_change: list[Callable[[], None]] = []
+        self._queued: list[QueuedListener] = []
+        self._changed: list[Callable[[], None]] = []
 
-    def on_queued(self, listener: Callable[[Job], None]) -> None:
-        """Called with each job that became claimable."""
-        self._listeners.append(listener)
+    def listen_queued(self, listener: QueuedListener) -> None:
+        """`listener(job, ours=…)` hears of each job that became claimable; `ours`: by a commit of this process."""
+        self._queued.append(listener)
 
-    def on_change(self, listener: Callable[[], None]) -> None:
+    def listen_changed(self, listener: Callable[[], None]) -> None:
         """Called whenever somebody might find something to claim who found nothing before."""
-        self._on_change.append(listener)
+        self._changed.append(listener)
 
     async def products(self, store: Store) -> list[str]:
         """Those with jobs, in order: listed once, then kept by notes and refreshes, since listing is costly."""
@@ -46,26 +51,34 @@ class ReadyIndex:
             self._listed = True
         return sorted(self._products)
 
-    def note(self, job: Job, _events: tuple[EventDoc, ...] = ()) -> None:
+    def after_commit(self, job: Job, _events: tuple[EventDoc, ...]) -> None:
+        self.note(job, ours=True)
+
+    def note(self, job: Job, *, ours: bool = False) -> None:
+        """The job as a commit of this process made it (`ours`), or as it was read. An older state changes nothing."""
         self._products.add(job.product_id)
         known = self._jobs.get(job.key)
-        if known is not None and known.seq >= job.seq:
-            return
-        if self._touched is not None:
-            self._touched.add(job.key)
-        self._forget(job.key)
-        if job.stage in self._by_stage:
-            self._remember(job.model_copy(update={"body_md": None, "manifest_snapshot": "", "outbox": ()}))
-        if job.stage is Stage.QUEUED:
-            for listener in self._listeners:
-                listener(job)
-        if job.stage is Stage.QUEUED or (known is not None and known.held and not job.held):
+        newer = known is None or known.seq < job.seq
+        if newer:
+            if self._touched is not None:
+                self._touched.add(job.key)
+            self._forget(job.key)
+            if job.stage in self._by_stage:
+                self._remember(job.model_copy(update={"body_md": None, "manifest_snapshot": "", "outbox": ()}))
+        if job.stage is Stage.QUEUED and (newer or ours):
+            for listener in self._queued:
+                listener(job, ours=ours)
+        if newer and (job.stage is Stage.QUEUED or (known is not None and known.held and not job.held)):
             self.wake()  # something to claim, or a seat and perhaps a lock to claim it with
 
     def wake(self) -> None:
-        """Lets everybody look again who waits for something to claim."""
-        for listener in self._on_change:
+        """Those who wait for something to claim look again."""
+        for listener in self._changed:
             listener()
+
+    def get(self, key: JobKey) -> Job | None:
+        """An unfinished job as it is known here, without its body."""
+        return self._jobs.get(key)
 
     def queued(self) -> Iterable[Job]:
         return list(self._by_stage[Stage.QUEUED].values())

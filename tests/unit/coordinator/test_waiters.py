@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from coordinator.context import Context
-from coordinator.handlers import claims, factories, intake
+from coordinator.factories import refresh_roster
+from coordinator.handlers import claims, enrolment, intake
 from coordinator.store.port import FACTORIES, StoreError
 from runtime.settings import Timers
 from schemas.errors import FleetError
@@ -34,7 +35,7 @@ Poll = asyncio.Task[ClaimAnswer]
 
 
 @dataclass
-class World:
+class Crowd:
     """One coordinator whose store counts who looks, since each look reads the factory's document once; `elsewhere` is
     another one, of which it hears nothing.
     """
@@ -53,9 +54,9 @@ class World:
         """It holds a call open, having looked in vain."""
         request = factory.claim_request("waits", **{"wait_s": POLL_S, **claim})
         poll = self.polls[factory.id] = asyncio.create_task(claims.claim(self.ctx, request, gone))
-        await eventually(lambda: factory.id in self.ctx.claimants.waiting)
+        await eventually(lambda: factory.id in self.ctx.waiters.waiting)
         await asyncio.sleep(PROMPTLY_S)
-        assert factory.id in self.ctx.claimants.waiting
+        assert factory.id in self.ctx.waiters.waiting
         self.store.forget()
         return poll
 
@@ -74,7 +75,7 @@ class World:
         """They are enrolled for no capability any more, and the coordinator where they wait has not heard of it."""
         for factory in losers:
             doc = FactoryDoc(id=factory.id, product_id=PRODUCT, products=(PRODUCT,))
-            await factories.enroll(self.elsewhere, doc)
+            await enrolment.enroll(self.elsewhere, doc)
         self.store.forget()
 
 
@@ -87,19 +88,19 @@ async def submitted_to_the_bank(ctx: Context) -> Job:
 
 @in_virtual_time
 async def test_a_job_wakes_one_of_many() -> None:
-    world = World()
+    world = Crowd()
     for number in range(20):
         await world.waits(await world.joined(f"f{number:02}"))
     job = await submitted(world.ctx)
     given = await world.given()
     assert list(given.values()) == [job.id]
     assert world.looks() == dict.fromkeys(given, 1)
-    assert len(world.ctx.claimants.waiting) == 19
+    assert len(world.ctx.waiters.waiting) == 19
 
 
 @in_virtual_time
 async def test_so_many_jobs_at_once_wake_so_many_and_each_has_one() -> None:
-    world = World()
+    world = Crowd()
     for number in range(10):
         await world.waits(await world.joined(f"f{number}"))
     jobs = await asyncio.gather(*(submitted(world.ctx, f"k{number}") for number in range(4)))
@@ -110,7 +111,7 @@ async def test_so_many_jobs_at_once_wake_so_many_and_each_has_one() -> None:
 
 @in_virtual_time
 async def test_jobs_that_are_found_in_one_refresh_wake_one_each() -> None:
-    world = World()
+    world = Crowd()
     for number in range(10):
         await world.waits(await world.joined(f"f{number}"))
     jobs = [await submitted(world.elsewhere, f"k{number}") for number in range(4)]
@@ -123,7 +124,7 @@ async def test_jobs_that_are_found_in_one_refresh_wake_one_each() -> None:
 
 @in_virtual_time
 async def test_a_job_wakes_the_one_whom_it_fits_best_whoever_waited_first() -> None:
-    world = World()
+    world = Crowd()
     for name, capabilities in (("rare", ("gpu", "tpu")), ("plain", ()), ("rarest", ("gpu", "npu", "tpu"))):
         await world.waits(await world.joined(name, *capabilities))
     common = await submitted(world.ctx, "common")
@@ -135,7 +136,7 @@ async def test_a_job_wakes_the_one_whom_it_fits_best_whoever_waited_first() -> N
 
 @in_virtual_time
 async def test_of_equal_ones_the_one_that_holds_less_is_woken() -> None:
-    world = World()
+    world = Crowd()
     busy, idle = await world.joined("busy"), await world.joined("idle")
     await busy.granted("its-first", await submitted(world.ctx, "held"))
     await world.waits(busy)
@@ -146,7 +147,7 @@ async def test_of_equal_ones_the_one_that_holds_less_is_woken() -> None:
 
 @in_virtual_time
 async def test_the_best_of_several_jobs_goes_to_who_fits_it_and_the_rest_to_the_rest() -> None:
-    world = World()
+    world = Crowd()
     await world.waits(await world.joined("both", "gpu"))
     await world.waits(await world.joined("plain"))
     special, common = await asyncio.gather(
@@ -155,22 +156,22 @@ async def test_the_best_of_several_jobs_goes_to_who_fits_it_and_the_rest_to_the_
     assert await world.given() == {"both": special.id, "plain": common.id}
 
 
-async def needs_another_capability(world: World) -> None:
+async def needs_another_capability(world: Crowd) -> None:
     await submitted(world.ctx, capabilities="[tpu]")
 
 
-async def needs_another_engine(world: World) -> None:
+async def needs_another_engine(world: Crowd) -> None:
     await submitted(world.ctx, engine="claude")
 
 
-async def is_another_products(world: World) -> None:
+async def is_another_products(world: Crowd) -> None:
     await submitted_to_the_bank(world.ctx)
 
 
 @pytest.mark.parametrize("submits", [needs_another_capability, needs_another_engine, is_another_products])
 @in_virtual_time
-async def test_a_job_that_does_not_fit_a_waiting_call_leaves_it_alone(submits: Callable[[World], Any]) -> None:
-    world = World()
+async def test_a_job_that_does_not_fit_a_waiting_call_leaves_it_alone(submits: Callable[[Crowd], Any]) -> None:
+    world = Crowd()
     await world.waits(await world.joined("f1", "gpu"))
     await submits(world)
     assert await world.given(LONG_S) == {}
@@ -179,7 +180,7 @@ async def test_a_job_that_does_not_fit_a_waiting_call_leaves_it_alone(submits: C
 
 @in_virtual_time
 async def test_a_job_whose_lock_is_taken_wakes_somebody_only_when_it_is_free() -> None:
-    world = World()
+    world = Crowd()
     holds = await world.joined("holds")
     grant = await holds.granted("r1", await submitted(world.ctx, "held", lock="repo"))
     await world.waits(await world.joined("f1"))
@@ -192,7 +193,7 @@ async def test_a_job_whose_lock_is_taken_wakes_somebody_only_when_it_is_free() -
 
 @in_virtual_time
 async def test_jobs_that_nobody_who_waits_can_have_do_not_hide_one_behind_them() -> None:
-    world = World()
+    world = Crowd()
     holds = await world.joined("holds")
     await holds.granted("r1", await submitted(world.ctx, "held", lock="repo"))
     await world.waits(await world.joined("f1"))
@@ -207,7 +208,7 @@ async def test_jobs_that_nobody_who_waits_can_have_do_not_hide_one_behind_them()
 
 @in_virtual_time
 async def test_a_call_for_one_product_is_not_woken_by_anothers_job_though_the_factory_serves_it() -> None:
-    world = World()
+    world = Crowd()
     await world.waits(await world.joined("f1", products=(PRODUCT, BANK)), product_id=PRODUCT)
     await submitted_to_the_bank(world.ctx)
     assert await world.given(LONG_S) == {}
@@ -216,7 +217,7 @@ async def test_a_call_for_one_product_is_not_woken_by_anothers_job_though_the_fa
 
 @in_virtual_time
 async def test_who_has_no_seat_free_is_not_woken_until_one_is() -> None:
-    world = World()
+    world = Crowd()
     factory = await world.joined("f1", seats=1)
     grant = await factory.granted("r1", await submitted(world.ctx, "held"))
     await world.waits(factory)
@@ -232,7 +233,7 @@ async def test_who_has_no_seat_free_is_not_woken_until_one_is() -> None:
 
 @in_virtual_time
 async def test_if_the_woken_one_cannot_take_it_the_next_best_is_woken() -> None:
-    world = World()
+    world = Crowd()
     best, next_best, third = (
         await world.joined("best", "gpu"),
         await world.joined("next", "gpu", "tpu"),
@@ -248,7 +249,7 @@ async def test_if_the_woken_one_cannot_take_it_the_next_best_is_woken() -> None:
 
 @in_virtual_time
 async def test_if_nobody_can_take_it_each_looks_once_and_once_more_after_the_next_change() -> None:
-    world = World()
+    world = Crowd()
     holds = await FakeFactory(world.elsewhere, "holds").joined()
     await holds.granted("r1", await submitted(world.elsewhere, "held", lock="repo"))
     waiting = [await world.joined(f"f{number}") for number in range(6)]
@@ -264,7 +265,7 @@ async def test_if_nobody_can_take_it_each_looks_once_and_once_more_after_the_nex
 
 @in_virtual_time
 async def test_what_a_look_has_shown_is_known_at_the_next_change() -> None:
-    world = World()
+    world = Crowd()
     waiting = [await world.joined(f"f{number}", "gpu") for number in range(3)]
     for factory in waiting:
         await world.waits(factory)
@@ -277,7 +278,7 @@ async def test_what_a_look_has_shown_is_known_at_the_next_change() -> None:
 
 @in_virtual_time
 async def test_a_job_that_somebody_else_was_faster_to_take_wakes_no_further_one() -> None:
-    world = World()
+    world = Crowd()
     faster = await FakeFactory(world.elsewhere, "faster").joined()
     for number in range(5):
         await world.waits(await world.joined(f"f{number}"))
@@ -292,7 +293,7 @@ async def test_a_job_that_somebody_else_was_faster_to_take_wakes_no_further_one(
 @pytest.mark.parametrize("cancelled", [False, True], ids=["its client hangs up", "its call is cancelled"])
 @in_virtual_time
 async def test_who_goes_away_as_it_is_woken_passes_the_job_on(cancelled: bool) -> None:
-    world = World()
+    world = Crowd()
     gone = asyncio.get_running_loop().create_future()
     leaves = await world.waits(await world.joined("best"), gone)
     await world.waits(await world.joined("next", "gpu"))
@@ -301,7 +302,7 @@ async def test_who_goes_away_as_it_is_woken_passes_the_job_on(cancelled: bool) -
         if not (leaves.done() or gone.done()):
             leaves.cancel() if cancelled else gone.set_result(None)
 
-    world.ctx.ready.on_change(leave)
+    world.ctx.ready.listen_changed(leave)
     job = await submitted(world.ctx)
     await asyncio.sleep(PROMPTLY_S)
     assert world.polls["next"].done()
@@ -312,7 +313,7 @@ async def test_who_goes_away_as_it_is_woken_passes_the_job_on(cancelled: bool) -
 
 @in_virtual_time
 async def test_who_went_away_before_is_not_woken() -> None:
-    world = World()
+    world = Crowd()
     gone = asyncio.get_running_loop().create_future()
     leaves = await world.waits(await world.joined("best"), gone)
     await world.waits(await world.joined("next", "gpu"))
@@ -328,7 +329,7 @@ async def test_who_went_away_before_is_not_woken() -> None:
 
 @in_virtual_time
 async def test_what_comes_while_a_call_looks_at_something_else_in_vain_is_had_by_it() -> None:
-    world = World()
+    world = Crowd()
     faster = await FakeFactory(world.elsewhere, "faster").joined()
     factory = await world.joined("f1")
     gone_already = await submitted(world.elsewhere, "gone")
@@ -336,11 +337,11 @@ async def test_what_comes_while_a_call_looks_at_something_else_in_vain_is_had_by
     await faster.granted("r1", gone_already)
     world.store.forget()
     asks = asyncio.create_task(factory.claim("waits", wait_s=POLL_S))
-    await eventually(lambda: gone_already.key in world.ctx.claimants.being_claimed, PROMPTLY_S)
+    await eventually(lambda: world.ctx.precedence.is_asked(gone_already.key), PROMPTLY_S)
     world.store.latency_s = 0.0  # so that it is there before the look is over
     job = await submitted(world.ctx)
     world.store.latency_s = LATENCY_S
-    assert gone_already.key in world.ctx.claimants.being_claimed
+    assert world.ctx.precedence.is_asked(gone_already.key)
     asked_s = world.ctx.clock.boot_s()
     assert [grant.job_id for grant in (await asks).grants] == [job.id]
     assert world.ctx.clock.boot_s() - asked_s < PROMPTLY_S
@@ -349,7 +350,7 @@ async def test_what_comes_while_a_call_looks_at_something_else_in_vain_is_had_by
 @in_virtual_time
 async def test_what_comes_at_any_step_of_a_look_is_had_at_once() -> None:
     for steps in range(40):
-        world = World()
+        world = Crowd()
         factory = await world.joined("f1")
         asks = asyncio.create_task(factory.claim("waits", wait_s=POLL_S))
         await asyncio.sleep(steps * LATENCY_S / 4)
@@ -362,7 +363,7 @@ async def test_what_comes_at_any_step_of_a_look_is_had_at_once() -> None:
 @in_virtual_time
 async def test_what_a_call_held_open_does_not_take_wakes_the_next_even_if_it_was_there_before() -> None:
     """The first has looked for it already; one that begins to wait later looks by itself."""
-    world = World()
+    world = Crowd()
     without = await world.joined("without", "gpu")
     await world.waits(without)
     await world.loses(without)
@@ -376,25 +377,25 @@ async def test_what_a_call_held_open_does_not_take_wakes_the_next_even_if_it_was
 
 @in_virtual_time
 async def test_who_is_dismissed_looks_a_last_time_and_is_answered() -> None:
-    world = World()
+    world = Crowd()
     for number in range(8):
         await world.waits(await world.joined(f"f{number}"))
     began_s = world.ctx.clock.boot_s()
     world.ctx.closing.set()
-    world.ctx.claimants.dismiss()
+    world.ctx.waiters.dismiss()
     answers = await asyncio.gather(*world.polls.values())
     assert [answer.grants for answer in answers] == [()] * 8
     assert world.ctx.clock.boot_s() - began_s < PROMPTLY_S
     assert world.looks() == dict.fromkeys(world.polls, 1)
-    assert world.ctx.claimants.waiting == set()
+    assert world.ctx.waiters.waiting == set()
 
 
 @in_virtual_time
 async def test_a_call_whose_time_is_over_waits_no_longer_and_is_not_woken() -> None:
-    world = World()
+    world = Crowd()
     poll = await world.waits(await world.joined("f1"), wait_s=3.0)
     assert (await poll).grants == ()
-    assert world.ctx.claimants.waiting == set()
+    assert world.ctx.waiters.waiting == set()
     await submitted(world.ctx)
     assert await world.given() == {}
     assert world.looks() == {}
@@ -405,12 +406,14 @@ async def test_a_call_whose_time_is_over_waits_no_longer_and_is_not_woken() -> N
 
 @in_virtual_time
 async def test_a_job_that_has_just_woken_somebody_wakes_no_second_one_at_the_next_change() -> None:
-    world = World()
+    world = Crowd()
     for name in ("f1", "f2"):
         await world.waits(await world.joined(name))
     submits = asyncio.create_task(submitted(world.ctx))
     await eventually(world.looks, PROMPTLY_S)
-    assert not world.ctx.claimants.being_claimed, "who was woken has only begun to look"
+    assert not any(world.ctx.precedence.is_asked(job.key) for job in world.ctx.ready.queued()), (
+        "who was woken has only begun to look"
+    )
     world.ctx.ready.wake()
     assert list((await world.given()).values()) == [(await submits).id]
     assert sum(world.looks().values()) == 1
@@ -418,13 +421,13 @@ async def test_a_job_that_has_just_woken_somebody_wakes_no_second_one_at_the_nex
 
 @in_virtual_time
 async def test_a_job_that_somebody_is_at_wakes_nobody_else() -> None:
-    world = World()
+    world = Crowd()
     names_it = await world.joined("names-it", "gpu")
     await world.waits(await world.joined("waits"))
     job = await submitted(world.elsewhere)
     world.store.forget()
     asks = asyncio.create_task(names_it.claim("r1", job))
-    await eventually(lambda: job.key in world.ctx.claimants.being_claimed, PROMPTLY_S)
+    await eventually(lambda: world.ctx.precedence.is_asked(job.key), PROMPTLY_S)
     await world.ctx.ready.refresh(world.store)  # it is heard of meanwhile
     assert [grant.job_id for grant in (await asks).grants] == [job.id]
     assert await world.given(LONG_S) == {}
@@ -433,21 +436,23 @@ async def test_a_job_that_somebody_is_at_wakes_nobody_else() -> None:
 
 @in_virtual_time
 async def test_a_job_is_marked_as_being_claimed_for_just_as_long_as_somebody_is_at_it() -> None:
-    world = World()
+    world = Crowd()
     key = (await submitted(world.ctx)).key
-    with world.ctx.claimants.claiming(key):
-        over = world.ctx.claimants.being_claimed[key]
-        assert not over.is_set()
-    assert over.is_set()
-    assert key not in world.ctx.claimants.being_claimed
-    with pytest.raises(ValueError, match="it breaks"), world.ctx.claimants.claiming(key):
+    with world.ctx.waiters.first_at(key):
+        over = asyncio.create_task(world.ctx.waiters.ask_is_over(key))
+        await asyncio.sleep(1)
+        assert not over.done()
+        assert world.ctx.precedence.is_asked(key)
+    await over
+    assert not world.ctx.precedence.is_asked(key)
+    with pytest.raises(ValueError, match="it breaks"), world.ctx.waiters.first_at(key):
         raise ValueError("it breaks")
-    assert world.ctx.claimants.being_claimed == {}
+    assert not world.ctx.precedence.is_asked(key)
 
 
 @in_virtual_time
 async def test_a_job_that_the_woken_one_gives_back_at_once_wakes_the_other() -> None:
-    world = World()
+    world = Crowd()
     factories_ = [await world.joined(name) for name in "ab"]
     polls = [await world.waits(factory) for factory in factories_]
     job = await submitted(world.ctx)
@@ -480,7 +485,7 @@ async def test_a_job_is_passed_on_when_the_woken_ones_look_breaks_off() -> None:
 
 @in_virtual_time
 async def test_a_job_whose_woken_one_took_a_better_one_goes_to_the_other() -> None:
-    world = World()
+    world = Crowd()
     both = await world.joined("a", products=(PRODUCT, BANK), seats=1)
     other = await world.joined("b", "x", "y", seats=1)
     await world.waits(both)
@@ -497,7 +502,7 @@ async def test_a_job_whose_woken_one_took_a_better_one_goes_to_the_other() -> No
 
 @in_virtual_time
 async def test_among_those_who_wait_whoever_knows_the_repository_is_woken() -> None:
-    world = World()
+    world = Crowd()
     stranger, knows = [await world.joined(name) for name in "ab"]
     repo = "https://example.invalid/shop.git"
     await knows.report(await knows.granted("r", await submitted(world.ctx, "one", repo=repo)))
@@ -509,7 +514,7 @@ async def test_among_those_who_wait_whoever_knows_the_repository_is_woken() -> N
 
 @in_virtual_time
 async def test_claims_by_id_of_those_who_can_never_run_it_keep_no_job_from_a_call_that_waits() -> None:
-    world = World()
+    world = Crowd()
     unfit = [await world.joined(f"u{number}") for number in range(20)]
     fits = await world.joined("fits", "gpu")
     job = await submitted(world.ctx, capabilities="[gpu]")
@@ -530,13 +535,13 @@ async def test_claims_by_id_of_those_who_can_never_run_it_keep_no_job_from_a_cal
 
 @in_virtual_time
 async def test_calls_of_superseded_sessions_pass_a_job_on_one_after_the_other_at_once() -> None:
-    world = World()
+    world = Crowd()
     for number in range(8):
         await world.waits(await world.joined(f"a{number}"))
     fresh = await FakeFactory(world.ctx, "z").joined()
     for number in range(8):
         newer = FakeFactory(world.elsewhere, f"a{number}", session_id="s2", session_no=2)
-        await factories.refresh_roster(world.elsewhere)
+        await refresh_roster(world.elsewhere)
         await newer.hello(takeover=True)
     poll = await world.waits(fresh)
     job = await submitted(world.ctx)

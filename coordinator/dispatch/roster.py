@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from coordinator.ready import ReadyIndex
+from coordinator.dispatch.ready import ReadyIndex
 from coordinator.scheduler.snapshot import FactoryView
 from runtime.clock import Clock
 from schemas.factory import FactoryDoc, Health
