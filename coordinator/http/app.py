@@ -7,11 +7,12 @@ from typing import Any
 from fastapi import FastAPI
 
 from coordinator.context import Context
-from coordinator.http import claims, examples, factories, jobs, problems, runs, service
+from coordinator.http import actions, claims, factories, jobs, problems, runs, service, terms
+from coordinator.http.examples.common import PROBLEM
 from coordinator.metrics import FleetMetrics
 
 API_VERSION = "1"
-RESOURCES = (jobs, claims, runs, factories, service)
+RESOURCES = (jobs, terms, actions, claims, runs, factories, service)
 
 
 def make_app(ctx: Context, metrics: FleetMetrics) -> FastAPI:
@@ -39,5 +40,5 @@ def _with_problems(schema: dict[str, Any]) -> dict[str, Any]:
             default = operation["responses"]["default"]
             told = default["content"].pop("application/json", None)
             if told is not None:
-                default["content"]["application/problem+json"] = {**told, "example": examples.PROBLEM}
+                default["content"]["application/problem+json"] = {**told, "example": PROBLEM}
     return schema

@@ -1,4 +1,4 @@
-"""Claims and renewals over REST: the same messages as on the bus."""
+"""Claims over REST: the same messages as on the bus."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Annotated
 
 from fastapi import Body, Request
 
-from coordinator.handlers import claims, terms
-from coordinator.http import examples
+from coordinator.handlers import claims
 from coordinator.http.app_state import context_of
-from coordinator.http.auth import Factory, Principal, checked, job_key
-from coordinator.http.bodies import ClaimBody, RenewBody, spoken_by
+from coordinator.http.auth import Factory, Principal, checked
+from coordinator.http.bodies import ClaimBody, spoken_by
+from coordinator.http.examples import claims as examples
+from coordinator.http.examples.common import answers, named
 from coordinator.http.json_routes import make_router
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import check_name
-from schemas.messages import ClaimAnswer, ClaimRequest, RenewRequest, TermAnswer
+from schemas.messages import ClaimAnswer, ClaimRequest
 
 router = make_router("claims", "/api/fleet")
 
@@ -25,12 +26,12 @@ router = make_router("claims", "/api/fleet")
 @router.post(
     "/claim",
     summary="Claim a job by its id, or the best one; waitS holds the call open",
-    responses=examples.answers(examples.CLAIM_ANSWER),
+    responses=answers(examples.CLAIM_ANSWER),
 )
 async def claim(
     request: Request,
     principal: Factory,
-    body: Annotated[ClaimBody, Body(openapi_examples=examples.named(best=examples.CLAIM, byId=examples.CLAIM_BY_ID))],
+    body: Annotated[ClaimBody, Body(openapi_examples=named(best=examples.CLAIM, byId=examples.CLAIM_BY_ID))],
 ) -> ClaimAnswer:
     """A claim that was not answered is repeated with the same `requestId`, and gives the same grant."""
     asked = _for_product(request, principal, spoken_by(principal, body))
@@ -66,15 +67,3 @@ async def _hung_up(request: Request) -> AsyncIterator[asyncio.Task[None]]:
         yield gone
     finally:
         gone.cancel()
-
-
-@router.post("/jobs/{job_id}/lease/renew", summary="The holder lives", responses=examples.answers(examples.TERM_ANSWER))
-async def renew(
-    request: Request,
-    principal: Factory,
-    job_id: str,
-    body: Annotated[RenewBody, Body(openapi_examples=examples.named(renew=examples.RENEW))],
-) -> TermAnswer:
-    """The answer carries `stop` where the work must end, and what is left of the lease."""
-    key = job_key(request, principal, job_id)
-    return await terms.renew(context_of(request), RenewRequest(**body.term(principal, key)))

@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import Body, Request
 
 from coordinator.handlers import heartbeats, sessions
-from coordinator.http import examples
 from coordinator.http.answers import FactoriesAnswer, FactoryRow, HeldJob
 from coordinator.http.app_state import context_of
 from coordinator.http.auth import Anybody, Factory, products_of
 from coordinator.http.bodies import HeartbeatBody, HelloBody, spoken_by
+from coordinator.http.examples import factories as examples
+from coordinator.http.examples.common import answers, named
 from coordinator.http.json_routes import make_router
 from schemas.messages import HeartbeatAnswer, HelloAnswer
 
@@ -21,7 +22,7 @@ router = make_router("factories", "/api/fleet/factories")
 @router.get(
     "",
     summary="All factories of the products that the token is for",
-    responses=examples.answers(examples.FACTORIES_ANSWER),
+    responses=answers(examples.FACTORIES_ANSWER),
 )
 async def list_factories(request: Request, principal: Anybody) -> FactoriesAnswer:
     """Of a factory that serves other products too, only what concerns these is shown."""
@@ -46,21 +47,21 @@ async def list_factories(request: Request, principal: Anybody) -> FactoriesAnswe
     return FactoriesAnswer(factories=tuple(rows))
 
 
-@router.post("/hello", summary="Open a session", responses=examples.answers(examples.HELLO_ANSWER))
+@router.post("/hello", summary="Open a session", responses=answers(examples.HELLO_ANSWER))
 async def hello(
     request: Request,
     principal: Factory,
-    body: Annotated[HelloBody, Body(openapi_examples=examples.named(hello=examples.HELLO))],
+    body: Annotated[HelloBody, Body(openapi_examples=named(hello=examples.HELLO))],
 ) -> HelloAnswer:
     """The higher `sessionNo` wins and fences the sessions below it."""
     return await sessions.hello(context_of(request), spoken_by(principal, body))
 
 
-@router.post("/heartbeat", summary="Alive, and what is held", responses=examples.answers(examples.HEARTBEAT_ANSWER))
+@router.post("/heartbeat", summary="Alive, and what is held", responses=answers(examples.HEARTBEAT_ANSWER))
 async def heartbeat(
     request: Request,
     principal: Factory,
-    body: Annotated[HeartbeatBody, Body(openapi_examples=examples.named(heartbeat=examples.HEARTBEAT))],
+    body: Annotated[HeartbeatBody, Body(openapi_examples=named(heartbeat=examples.HEARTBEAT))],
 ) -> HeartbeatAnswer:
     """Renews every term that it names; the answer says what is no longer granted and what must stop."""
     return await heartbeats.heartbeat(context_of(request), spoken_by(principal, body))

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Body, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from coordinator.context import Context
 from coordinator.handlers.terms import check_holder
-from coordinator.http import examples
 from coordinator.http.answers import EventsPage, Explanation, LogPage, RunsPage
 from coordinator.http.app_state import context_of
-from coordinator.http.auth import Anybody, Factory, Principal, job_key
+from coordinator.http.auth import Anybody, Factory, job_key
 from coordinator.http.bodies import LogBody
-from coordinator.http.jobs import found
+from coordinator.http.examples import runs as examples
+from coordinator.http.examples import terms as terms_examples
+from coordinator.http.examples.common import answers, named
 from coordinator.http.json_routes import make_router
 from coordinator.http.sse import POLL_S, Ticks, check_still_allowed, mode_of, sse, streaming
-from coordinator.scheduler.explain import explain
-from coordinator.scheduler.snapshot import Snapshot
-from coordinator.store.job_history import read_history
+from coordinator.reads.histories import read_events, read_explanation
+from coordinator.reads.jobs import read_found
 from coordinator.store.queries import runs_of
-from schemas.errors import ErrorCode, FleetError
-from schemas.ids import JobKey
 from schemas.messages import LogChunk
-from schemas.projections import EventDoc
 
 router = make_router("runs", "/api/fleet/jobs/{job_id}")
 
 RUNS_PAGE = 100
-HISTORY_SHOWN = 20
 NUMBER_MAX = 2**53
 SeenUpTo = Annotated[int, Query(ge=0, le=NUMBER_MAX)]
 
@@ -40,11 +34,11 @@ SeenUpTo = Annotated[int, Query(ge=0, le=NUMBER_MAX)]
 @router.get(
     "/runs",
     summary="Each term of the job: who, why this one, how it ended",
-    responses=examples.answers(examples.RUNS_PAGE),
+    responses=answers(examples.RUNS_PAGE),
 )
 async def list_runs(request: Request, principal: Anybody, job_id: str, cursor: SeenUpTo = 0) -> RunsPage:
     key = job_key(request, principal, job_id)
-    await found(request, key)
+    await read_found(context_of(request), key)
     runs = await runs_of(context_of(request).store, key.job_id, cursor, limit=RUNS_PAGE + 1)
     more = len(runs) > RUNS_PAGE
     return RunsPage(runs=tuple(runs[:RUNS_PAGE]), next_cursor=runs[RUNS_PAGE - 1].lease_epoch if more else None)
@@ -53,7 +47,7 @@ async def list_runs(request: Request, principal: Anybody, job_id: str, cursor: S
 @router.get(
     "/events",
     summary="The job's history, in order, without a gap",
-    responses=examples.answers(examples.EVENTS_PAGE),
+    responses=answers(examples.EVENTS_PAGE),
 )
 async def list_events(
     request: Request,
@@ -62,23 +56,16 @@ async def list_events(
     cursor: SeenUpTo = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 200,
 ) -> EventsPage:
-    events = await events_after_cursor(context_of(request), job_key(request, principal, job_id), cursor)
+    events = await read_events(context_of(request), job_key(request, principal, job_id), cursor)
     more = len(events) > limit
     return EventsPage(events=tuple(events[:limit]), next_cursor=events[limit - 1].seq if more else None)
-
-
-async def events_after_cursor(ctx: Context, key: JobKey, cursor: int) -> list[EventDoc]:
-    events = await read_history(ctx.store, key, cursor)
-    if events is None:
-        raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {key.job_id} in product {key.product_id}")
-    return events
 
 
 @router.get(
     "/events/stream",
     summary="The history as server-sent events; resumes by Last-Event-ID",
     response_class=StreamingResponse,
-    responses=examples.answers(examples.EVENT_STREAM, media="text/event-stream"),
+    responses=answers(examples.EVENT_STREAM, media="text/event-stream"),
 )
 async def stream_events(
     request: Request,
@@ -88,7 +75,7 @@ async def stream_events(
 ) -> StreamingResponse:
     """Opens with `event: mode` (live or polling) and repeats it on change; keeps alive every 15 s."""
     ctx, key = context_of(request), job_key(request, principal, job_id)
-    await found(request, key)
+    await read_found(context_of(request), key)
 
     async def lines() -> AsyncIterator[str]:
         seen, mode = last_event_id, ""
@@ -100,7 +87,7 @@ async def stream_events(
                 if mode != (now := mode_of(ctx)):
                     mode = now
                     yield sse("mode", {"mode": mode})
-                for event in await events_after_cursor(ctx, key, seen):
+                for event in await read_events(ctx, key, seen):
                     seen = event.seq
                     ticks.told()
                     yield sse("event", event.to_doc(), event_id=str(seen))
@@ -114,28 +101,19 @@ async def stream_events(
 @router.get(
     "/explain",
     summary="Why it is where it is, and what would start it",
-    responses=examples.answers(examples.EXPLANATION),
+    responses=answers(examples.EXPLANATION),
 )
 async def explain_job(request: Request, principal: Anybody, job_id: str) -> Explanation:
     """Candidates are the factories of the products that the token is for."""
-    ctx, key = context_of(request), job_key(request, principal, job_id)
-    job = await found(request, key)
-    events = await events_after_cursor(ctx, key, max(0, job.seq - HISTORY_SHOWN))
-    told = explain(job, _seen_by(principal, ctx.snapshot()))
-    return Explanation.model_validate({**told, "history": events})
-
-
-def _seen_by(principal: Principal, snapshot: Snapshot) -> Snapshot:
-    if principal.products is None:
-        return snapshot
-    return replace(snapshot, factories=tuple(view for view in snapshot.factories if view.products & principal.products))
+    key = job_key(request, principal, job_id)
+    return Explanation.model_validate(await read_explanation(context_of(request), key, principal.products))
 
 
 @router.get(
     "/logs",
     summary="What the engine of a term printed; text, or server-sent events with `follow`",
     response_model=LogPage,
-    responses=examples.answers(examples.LOG_PAGE),
+    responses=answers(examples.LOG_PAGE),
 )
 async def read_logs(
     request: Request,
@@ -148,7 +126,7 @@ async def read_logs(
 ) -> LogPage | StreamingResponse:
     """Without `epoch`: the latest term that printed anything. Following ends when the term has ended."""
     ctx, key = context_of(request), job_key(request, principal, job_id)
-    job = await found(request, key)
+    job = await read_found(context_of(request), key)
     epochs = ctx.logs.epochs(key)
     chosen = epoch or (job.lease_epoch if job.held else max(epochs, default=max(1, job.granted_epoch)))
     if not follow:
@@ -159,7 +137,9 @@ async def read_logs(
         at = offset
         while not ctx.closing.is_set():
             await check_still_allowed(request, key.product_id)
-            job_now = await found(request, key)  # before the log is read: what it printed last is not left out
+            job_now = await read_found(
+                context_of(request), key
+            )  # before the log is read: what it printed last is not left out
             text, after = ctx.logs.read(key, chosen, at)
             if text:
                 at = after
@@ -178,7 +158,7 @@ async def write_logs(
     request: Request,
     principal: Factory,
     job_id: str,
-    body: Annotated[LogBody, Body(openapi_examples=examples.named(chunk=examples.LOG))],
+    body: Annotated[LogBody, Body(openapi_examples=named(chunk=terms_examples.LOG))],
 ) -> None:
     """A repeat changes nothing; a gap is marked."""
     ctx, key = context_of(request), job_key(request, principal, job_id)

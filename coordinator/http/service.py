@@ -5,17 +5,18 @@ from __future__ import annotations
 from fastapi import Request, Response
 from prometheus_client import generate_latest
 
-from coordinator.http import examples
 from coordinator.http.answers import Alive, Readiness
 from coordinator.http.app_state import context_of
 from coordinator.http.auth import Anybody
+from coordinator.http.examples import service as examples
+from coordinator.http.examples.common import answers
 from coordinator.http.json_routes import make_router
 from coordinator.store.port import JOBS, StoreError
 
 router = make_router("service")
 
 
-@router.get("/healthz", summary="The process lives", responses=examples.answers(examples.ALIVE))
+@router.get("/healthz", summary="The process lives", responses=answers(examples.ALIVE))
 async def healthz() -> Alive:
     return Alive(status="ok")
 
@@ -24,8 +25,8 @@ async def healthz() -> Alive:
     "/readyz",
     summary="Whether it can work, and which of store and bus is degraded",
     responses={
-        **examples.answers(examples.READINESS),
-        **examples.answers(
+        **answers(examples.READINESS),
+        **answers(
             {"status": "unavailable", "store": "unavailable: the disk is full", "bus": "ok"},
             503,
             "the store does not answer",
@@ -50,7 +51,7 @@ async def readyz(request: Request, response: Response) -> Readiness:
     "/metrics",
     summary="Prometheus metrics; any valid token",
     response_class=Response,
-    responses=examples.answers(examples.METRICS, media="text/plain"),
+    responses=answers(examples.METRICS, media="text/plain"),
 )
 async def metrics(request: Request, principal: Anybody) -> Response:
     return Response(generate_latest(request.app.state.metrics.registry), media_type="text/plain; version=0.0.4")

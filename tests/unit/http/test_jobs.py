@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.http import jobs as routes
+from coordinator.reads import jobs as routes
 from tests.support.fleet import PRODUCT
 from tests.support.rest import RestWorld, problem_of
 from tests.support.virtual import in_virtual_time

@@ -9,9 +9,9 @@ from fastapi.responses import Response, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from coordinator.http import examples
 from coordinator.http.app import RESOURCES
 from coordinator.http.bodies import SubmitBody
+from coordinator.http.examples import common, jobs, runs
 from coordinator.http.problems import Problem
 from schemas.errors import ERRORS, ErrorCode
 from schemas.manifest import parse_manifest
@@ -106,9 +106,9 @@ def test_each_parameter_says_what_it_is(world: RestWorld, method: str, path: str
 
 
 def test_the_examples_name_errors_of_the_registry() -> None:
-    spec = ERRORS[ErrorCode(examples.PROBLEM["code"])]
-    assert (examples.PROBLEM["status"], examples.PROBLEM["title"]) == (spec.status, spec.title)
-    assert ErrorCode(examples.REFUSAL["code"]) is ErrorCode.INVALID_MANIFEST
+    spec = ERRORS[ErrorCode(common.PROBLEM["code"])]
+    assert (common.PROBLEM["status"], common.PROBLEM["title"]) == (spec.status, spec.title)
+    assert ErrorCode(jobs.REFUSAL["code"]) is ErrorCode.INVALID_MANIFEST
 
 
 @in_virtual_time
@@ -116,13 +116,13 @@ async def test_a_real_answer_has_the_shape_of_the_examples(world: RestWorld) -> 
     await world.enrolled()
     job_id = await world.submitted()
     job = await world.job(job_id)
-    assert set(examples.JOB_ANSWER["job"]) == set(job)
+    assert set(jobs.JOB_ANSWER["job"]) == set(job)
     page = (await world.get("/jobs", world.ann)).json()
-    assert set(examples.JOB) == set(page["jobs"][0])
+    assert set(common.JOB) == set(page["jobs"][0])
     (event,) = (await world.get(f"/jobs/{job_id}/events", world.ann)).json()["events"]
-    assert set(examples.EVENT) == set(event)
+    assert set(common.EVENT) == set(event)
     explained = (await world.get(f"/jobs/{job_id}/explain", world.ann)).json()
-    assert set(examples.EXPLANATION) == set(explained)
+    assert set(runs.EXPLANATION) == set(explained)
 
 
 @in_virtual_time

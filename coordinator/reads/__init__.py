@@ -1,0 +1,1 @@
+"""What is only looked at: lists, histories and explanations. Nothing here decides or writes."""
