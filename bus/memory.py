@@ -16,6 +16,7 @@ import orjson
 
 from bus.port import (
     CONCURRENCY,
+    REQUEST_WAITS_S,
     BusError,
     BusTimeout,
     BusUnavailable,
@@ -297,8 +298,9 @@ class MemoryBus:
         queue: str,
         allows_reply: Callable[[Message], bool],
         concurrency: int = CONCURRENCY,
+        waits_s: float = REQUEST_WAITS_S,
     ) -> Subscription:
-        serving = Serving(respond, allows_reply, self.publish, concurrency, self._counts)
+        serving = Serving(respond, allows_reply, self.publish, concurrency, waits_s, self._counts)
         return self._add(_Subscription(self, subject, serving.hear, queue, serving))
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:

@@ -26,6 +26,7 @@ from nats.js.errors import NotFoundError
 
 from bus.port import (
     CONCURRENCY,
+    REQUEST_WAITS_S,
     BusError,
     BusTimeout,
     BusUnavailable,
@@ -263,8 +264,9 @@ class NatsBus:
         queue: str,
         allows_reply: Callable[[Message], bool],
         concurrency: int = CONCURRENCY,
+        waits_s: float = REQUEST_WAITS_S,
     ) -> Subscription:
-        serving = Serving(respond, allows_reply, self.publish, concurrency, self._counts)
+        serving = Serving(respond, allows_reply, self.publish, concurrency, waits_s, self._counts)
         return await self._add(_Subscription(subject, queue, serving.hear, self._forget, serving))
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bus.port import CONCURRENCY, BusUnavailable, Listener, Message, Responder
+from bus.port import CONCURRENCY, REQUEST_WAITS_S, BusUnavailable, Listener, Message, Responder
 
 
 class _NoSubscription:
@@ -35,6 +35,7 @@ class NoBus:
         queue: str,
         allows_reply: Callable[[Message], bool],
         concurrency: int = CONCURRENCY,
+        waits_s: float = REQUEST_WAITS_S,
     ) -> _NoSubscription:
         return _NoSubscription()
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
+from runtime.settings import Timers
+
 MESSAGE_BYTES_MAX = 1024 * 1024
+REQUEST_WAITS_S = Timers.request_waits_s
 CONCURRENCY = 32  # with more requests side by side each is slower, until all are answered too late
 
 
@@ -78,9 +81,10 @@ class Bus(Protocol):
         queue: str,
         allows_reply: Callable[[Message], bool],
         concurrency: int = CONCURRENCY,
+        waits_s: float = REQUEST_WAITS_S,
     ) -> Subscription:
-        """Answers requests, at most `concurrency` at once; who waited too long for a turn is dropped and counted.
-        A message whose reply `allows_reply` refuses is dropped unheard and counted in `refused`. Stopping cancels the
+        """Answers requests, at most `concurrency` at once; one that waited longer than `waits_s`
+        for a turn is dropped and counted. A message whose reply `allows_reply` refuses is dropped unheard and counted in `refused`. Stopping cancels the
         responders that run.
         """
 

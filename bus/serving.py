@@ -14,7 +14,6 @@ log = logging.getLogger(__name__)
 
 HEADER_BYTES_MAX = 512  # a broker's limit counts a message's headers too
 WAITING_MAX = 4096  # requests; those behind so many have long been repeated another way
-WAITS_MAX_S = 0.25  # half of what an asker waits: what is begun later is answered to nobody, at the cost of others
 
 
 @dataclass
@@ -24,8 +23,8 @@ class Counts:
 
 
 class Serving:
-    """At most `concurrency` responders run; up to WAITING_MAX requests wait in order, none longer than WAITS_MAX_S; the
-    rest is dropped.
+    """At most `concurrency` responders run; up to WAITING_MAX requests wait in order, none longer than `waits_s`: one
+    begun later is answered to nobody, at the cost of others. The rest is dropped.
 
     `hear` never waits. A responder that fails leaves its request unanswered: the asker repeats it.
     """
@@ -36,6 +35,7 @@ class Serving:
         allows_reply: Callable[[Message], bool],
         answer: Callable[[str, bytes], Awaitable[None]],
         concurrency: int,
+        waits_s: float,
         counts: Counts,
     ) -> None:
         assert concurrency > 0
@@ -43,6 +43,7 @@ class Serving:
         self._allows_reply = allows_reply
         self._answer = answer
         self._concurrency = concurrency
+        self._waits_s = waits_s
         self._counts = counts
         self._running: set[asyncio.Task[None]] = set()
         self._waiting: deque[tuple[float, Message]] = deque()
@@ -79,7 +80,7 @@ class Serving:
         now_s = asyncio.get_running_loop().time()
         while self._waiting and not self._stopped:
             heard_s, message = self._waiting.popleft()
-            if now_s - heard_s <= WAITS_MAX_S:
+            if now_s - heard_s <= self._waits_s:
                 self._begin(message)
                 return
             self._counts.dropped += 1

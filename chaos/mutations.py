@@ -19,11 +19,11 @@ from chaos import wires
 from chaos.machines import Machine
 from coordinator import inbox, leases, transact
 from coordinator.dispatch.ready import ReadyIndex
-from coordinator.domain import guards
-from coordinator.domain import job as transitions
+from coordinator.domain import decide as deciding
+from coordinator.domain import guards, holder, patches
 from coordinator.domain import lease as lease_rules
-from coordinator.domain.job import illegal
 from coordinator.domain.ops import Cause, Claim, Reap
+from coordinator.domain.refusals import illegal
 from coordinator.domain.table import Action
 from coordinator.handlers import claims, terms
 from coordinator.handlers.answers import check_applied
@@ -92,14 +92,14 @@ def no_epoch_check(replace: Patch) -> None:
         holder = job.holder
         return holder is not None and (holder.factory_id, holder.session_id) == (op.factory_id, op.session_id)
 
-    replace(transitions, "_holds", holds)
+    replace(deciding, "holds", holds)
 
 
 def no_session_check(replace: Patch) -> None:
     def holds(job: Job, op: Any) -> bool:
         return job.holder is not None and job.holder.factory_id == op.factory_id and job.lease_epoch == op.lease_epoch
 
-    replace(transitions, "_holds", holds)
+    replace(deciding, "holds", holds)
 
     async def asked(ctx: Any, request: Any, op: Any) -> Any:
         return check_applied(await ctx.transactor.transact(terms._key(request), op))
@@ -111,18 +111,18 @@ def epoch_not_moved(replace: Patch) -> None:
     def next_epoch(job: Job) -> dict[str, Any]:
         return {"lease_epoch": job.granted_epoch, "granted_epoch": job.granted_epoch - 1}
 
-    replace(transitions, "_next_epoch", next_epoch)
+    replace(patches, "next_epoch", next_epoch)
 
 
 def granted_epoch_ignored(replace: Patch) -> None:
     """A grant does not use its epoch up, so that the next term has the same one."""
-    claim = transitions._TRANSITIONS[Claim]
+    claim = deciding.TRANSITIONS[Claim]
 
     def granted(job: Job, op: Any, now: Any) -> Any:
         decided = claim(job, op, now)
         return decided.model_copy(update={"granted_epoch": job.granted_epoch}) if isinstance(decided, Job) else decided
 
-    replace(transitions, "_TRANSITIONS", {**transitions._TRANSITIONS, Claim: granted})
+    replace(deciding, "TRANSITIONS", {**deciding.TRANSITIONS, Claim: granted})
 
 
 def op_not_looked_up(replace: Patch) -> None:
@@ -287,7 +287,7 @@ def terms_fall(replace: Patch) -> None:
         following = now + 3 if now % 2 == 0 else 3 if now == 1 else now - 1
         return {"lease_epoch": following, "granted_epoch": following - 1}
 
-    replace(transitions, "_next_epoch", next_epoch)
+    replace(patches, "next_epoch", next_epoch)
 
 
 def action_repeats(replace: Patch) -> None:
@@ -357,12 +357,12 @@ def reaper_asleep(replace: Patch) -> None:
 
 
 def checkpoint_lost(replace: Patch) -> None:
-    reap = transitions._TRANSITIONS[Reap]
+    reap = deciding.TRANSITIONS[Reap]
 
     def forgetful(job: Job, op: Any, now: Any) -> Any:
         return reap(job.model_copy(update={"checkpoint": None}), op, now)
 
-    replace(transitions, "_TRANSITIONS", {**transitions._TRANSITIONS, Reap: forgetful})
+    replace(deciding, "TRANSITIONS", {**deciding.TRANSITIONS, Reap: forgetful})
 
 
 def dep_forgotten(replace: Patch) -> None:
@@ -470,7 +470,7 @@ def tidied_unsaved(replace: Patch) -> None:
 
 
 def retry_not_charged(replace: Patch) -> None:
-    replace(transitions, "charged", lambda retries, outcome: retries)
+    replace(holder, "charged", lambda retries, outcome: retries)
 
 
 MUTATIONS: tuple[Mutation, ...] = (

@@ -32,9 +32,9 @@ from factory.session import Session
 from runtime.entropy import Entropy
 from runtime.settings import Flags, Timers
 from schemas.errors import FleetError
-from schemas.job import Engine
 from schemas.messages import Grant
 from schemas.projections import Insights
+from schemas.work import Engine
 
 log = logging.getLogger(__name__)
 

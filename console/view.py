@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from schemas import job as jobs
+
 BADGES = {
     "queued": "cyan",
     "blocked": "yellow",
@@ -22,7 +24,6 @@ BADGES = {
 }
 JOB_COLUMNS = ("id", "stage", "priority", "title", "factory", "attempt", "since")
 FACTORY_COLUMNS = ("id", "health", "transport", "seats", "engines", "capabilities", "session", "holding")
-FINISHED = frozenset({"shipped", "dead_letter"})
 
 
 def clock_time(text: str | None) -> str:
@@ -107,9 +108,6 @@ def explanation_lines(answer: dict[str, Any]) -> list[str]:
     return lines
 
 
-def finished(job: dict[str, Any]) -> bool:
+def is_finished(job: dict[str, Any]) -> bool:
     """Whether nothing will happen to it by itself any more."""
-    if job["stage"] == "failed":
-        exhausted = (job.get("result") or {}).get("outcome") in ("verify_failed", "engine_failed", "timeout", "stalled")
-        return job.get("notBefore") is None and not exhausted
-    return job["stage"] in FINISHED
+    return jobs.is_finished(job["stage"], job.get("notBefore"), (job.get("result") or {}).get("outcome"))

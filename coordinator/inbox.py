@@ -57,7 +57,13 @@ class Inbox:
         bus = self._ctx.bus
         self._subscriptions = [
             await bus.subscribe(log_wildcard(), self._heard_log),
-            await bus.serve(rpc_wildcard(), self._respond, COORDINATORS, self._allows_reply),
+            await bus.serve(
+                rpc_wildcard(),
+                self._respond,
+                COORDINATORS,
+                self._allows_reply,
+                waits_s=self._ctx.timers.request_waits_s,
+            ),
             await bus.subscribe(roster_wildcard(), self._heard_roster),
             await bus.subscribe(event_wildcard(), self._heard_event),
         ]

@@ -14,6 +14,7 @@ from coordinator.domain.lease import granted
 from coordinator.domain.projection import folded, term_events
 from coordinator.store.port import EVENTS, LEASES, RUNS, Derived, Store, StoreError
 from coordinator.store.queries import read_run
+from schemas.events import EventType
 from schemas.ids import JobKey, run_id
 from schemas.job import Job
 from schemas.projections import EventDoc
@@ -29,13 +30,15 @@ async def derive(store: Store, job: Job, lease_ttl_s: float) -> list[Derived]:
     """What the job's outbox says there should be. Runs are folded onto what is there already."""
     derived = [Derived(EVENTS, event.to_doc()) for event in job.outbox]
     for epoch, events in term_events(job.outbox).items():
-        known = None if events[0].type == "claimed" else await read_run(store, job.id, run_id(job.id, epoch))
+        known = None if events[0].type == EventType.CLAIMED else await read_run(store, job.id, run_id(job.id, epoch))
         run = known
         for event in events:
             run = folded(run, event)
         if run is not None and run is not known:
             derived.append(Derived(RUNS, run.to_doc(), rev=run.rev))
-    if job.held and any(event.type == "claimed" and event.lease_epoch == job.lease_epoch for event in job.outbox):
+    if job.held and any(
+        event.type == EventType.CLAIMED and event.lease_epoch == job.lease_epoch for event in job.outbox
+    ):
         derived.append(Derived(LEASES, granted(job, lease_ttl_s).to_doc()))
     return derived
 

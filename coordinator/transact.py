@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
+from coordinator.domain.decide import decide
 from coordinator.domain.guards import Guards, Needs, needs, settle
-from coordinator.domain.job import decide
 from coordinator.domain.ops import Op, Rejected
 from coordinator.projector import Projector
 from coordinator.store import change

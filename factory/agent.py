@@ -22,8 +22,8 @@ from factory.session import Session
 from schemas.base import validation_sentence
 from schemas.errors import ErrorCode, FleetError
 from schemas.factory import Transport
-from schemas.job import Engine
 from schemas.messages import Control, HeartbeatAnswer, HeartbeatRequest, HelloAnswer, HelloRequest, StopOrder
+from schemas.work import Engine
 
 log = logging.getLogger(__name__)
 

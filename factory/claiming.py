@@ -21,8 +21,8 @@ from factory.session import RETRY_FIRST_S, RETRY_MAX_S, Session
 from schemas.base import validation_sentence
 from schemas.errors import FleetError
 from schemas.factory import Transport
-from schemas.job import Engine
 from schemas.messages import ClaimAnswer, ClaimRequest, Offer
+from schemas.work import Engine
 
 log = logging.getLogger(__name__)
 

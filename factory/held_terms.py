@@ -24,7 +24,6 @@ from factory.trust import TrustWindow
 from factory.workspace import Saved
 from runtime.clock import Clock
 from schemas.errors import ErrorCode, FleetError
-from schemas.job import Engine, Outcome, Result
 from schemas.messages import (
     CheckpointRequest,
     ClaimAnswer,
@@ -39,6 +38,8 @@ from schemas.messages import (
     StopOrder,
     TermAnswer,
 )
+from schemas.outcome import Outcome, Result
+from schemas.work import Engine
 
 log = logging.getLogger(__name__)
 

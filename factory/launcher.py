@@ -20,7 +20,6 @@ import sys
 import time
 from typing import Any
 
-TERM_GRACE_S = 2.0
 LOOK_S = 1.0  # a waiting select does not see the machine sleep: look at the clock at least this often
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LINUX = sys.platform.startswith("linux")

@@ -43,8 +43,8 @@ from runtime.entropy import system_entropy
 from runtime.lockfile import AlreadyLocked
 from schemas.errors import FleetError
 from schemas.ids import check_name
-from schemas.job import Engine
 from schemas.messages import LogChunk
+from schemas.work import Engine
 
 log = logging.getLogger("factory")
 

@@ -23,9 +23,10 @@ from factory.term_log import SendChunk, TermLog
 from factory.term_state import OUTCOME_OF, EndReason, TermState
 from factory.workspace import Saved, WorkspaceError, Worktree
 from runtime.clock import Clock
-from schemas.job import Checkpoint, Outcome, Result, VerifyEvidence
 from schemas.messages import Grant
+from schemas.outcome import Outcome, Result, VerifyEvidence
 from schemas.projections import Insights
+from schemas.work import Checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from factory.trust import TrustWindow
-from schemas.job import Outcome
 from schemas.messages import Grant, StopOrder
+from schemas.outcome import Outcome
 
 
 class EndReason(StrEnum):

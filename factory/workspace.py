@@ -23,8 +23,8 @@ from factory import tree_snapshot
 from factory.git import GitError, git
 from factory.tree_snapshot import TreeSnapshot, git_in
 from runtime.queues import KeyedQueues
-from schemas.job import Checkpoint
 from schemas.messages import Grant
+from schemas.work import Checkpoint, path_within
 
 log = logging.getLogger(__name__)
 
@@ -257,8 +257,9 @@ class Workspaces:
         if grant.cwd is None:
             return None, Path()
         for root, here in self._map.items():
-            if grant.cwd == root or grant.cwd.startswith(root + "/"):
-                folder = (here / grant.cwd[len(root) :].lstrip("/")).resolve()
+            below = path_within(root, grant.cwd)
+            if below is not None:
+                folder = (here / below).resolve()
                 if not folder.is_relative_to(here):
                     raise WorkspaceError(f"cwd: {grant.cwd} leads out of the workspace {root}")
                 if not folder.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from schemas.base import Schema, Timestamp
-from schemas.job import Engine
+from schemas.work import Engine
 
 REST_SESSION = "rest"  # the session of clients that open none
 REST_SESSION_NO = 0

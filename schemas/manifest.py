@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
-from schemas.base import Schema
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import KEY_LENGTH_MAX, check_name
-from schemas.job import Budget, Engine, Priority, Retries
+from schemas.work import Budget, Engine, Priority, Request, Retries
 
 MANIFEST_BYTES_MAX = 256 * 1024
 BODY_INLINE_MAX = 16 * 1024
@@ -26,7 +25,6 @@ TEXT_LENGTH_MAX = 2000
 TITLE_LENGTH_MAX = 120
 RETRIES_MAX = 20
 REVIEWS_MAX = 20
-TIMEOUT_DEFAULT_S = 3600.0
 TIMEOUT_MAX_S = 7 * 24 * 3600.0
 
 YES, NO = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
@@ -35,28 +33,10 @@ _duration = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])")
 _fence = re.compile(r"\A---[ \t]*\r?\n(.*?)(?<![^\n])---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
-class Manifest(Schema):
+class Manifest(Request):
     """A parsed manifest; what is absent has its default, `None` where the default depends on more than the manifest."""
 
-    engine: Engine
     product: str | None = None
-    title: str
-    cwd: str | None = None
-    repo: str | None = None
-    ref: str | None = None
-    profile: str | None = None
-    capabilities: tuple[str, ...] = ()
-    priority: Priority = Priority.NORMAL
-    deps: tuple[str, ...] = ()
-    deps_mode: Literal["all", "any"] = "all"
-    lock: str | None = None
-    timeout_s: float = TIMEOUT_DEFAULT_S
-    budget: Budget = Budget()
-    retries: Retries = Retries()
-    verify: tuple[str, ...] = ()
-    review: int
-    ship: Literal["auto", "manual"]
-    yolo: bool = False
     idempotency_key: str | None = None
     snapshot: str
     body: str

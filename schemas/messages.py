@@ -9,8 +9,9 @@ from pydantic import Field
 from schemas.base import Count, Schema, Timestamp
 from schemas.factory import Health, Transport
 from schemas.ids import Id, Name, RequestId
-from schemas.job import Budget, Checkpoint, Engine, GitCommit, GitRef, Outcome, Result
+from schemas.outcome import Outcome, Result
 from schemas.projections import Insights
+from schemas.work import Checkpoint, Engine, GitCommit, GitRef, WorkOrder
 
 VERSION = 1
 SEATS_MAX = 256
@@ -101,24 +102,14 @@ class ClaimRequest(FromFactory):
     engines: tuple[Engine, ...] | None = None
 
 
-class Grant(TermRef):
+class Grant(TermRef, WorkOrder):
     """All that is needed to start, and the permission to: for `startWithinS` from when it was asked for."""
 
     request_id: str
     run_id: str
     attempt: int
-    title: str
-    engine: Engine
     manifest_snapshot: str
     body_md: str
-    profile: str | None = None
-    repo: str | None = None
-    cwd: str | None = None
-    ref: str | None = None
-    verify: tuple[str, ...] = ()
-    timeout_s: float
-    budget: Budget = Budget()
-    yolo: bool = False
     checkpoint: Checkpoint | None = None
     started: bool = False
     stop: StopOrder | None = None

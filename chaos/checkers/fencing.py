@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chaos.checkers.view import ENDS, FENCED, HOLDERS_EVENTS, Ask, SeenTerm, View, view_of
+from chaos.checkers.view import FENCED, HOLDERS_EVENTS, Ask, SeenTerm, View, view_of
 from chaos.history import Doc, History, Violation
+from schemas.events import TERM_ENDS
 from schemas.ids import lease_id
 
 NAME = "fencing"
@@ -34,12 +35,12 @@ def _within_terms(view: View, events: list[Doc]) -> Iterator[Violation]:
         kind = event["type"]
         if kind == "claimed":
             held = view.terms[event["jobId"], event["leaseEpoch"]]
-        elif kind in HOLDERS_EVENTS or kind in ENDS:
+        elif kind in HOLDERS_EVENTS or kind in TERM_ENDS:
             wrong = _not_the_holders(event, held)
             if wrong:
                 shown = view.shown(event) if held is None else view.shown(held.claimed, event)
                 yield Violation(NAME, f"{event['id']} ({kind}, term {event['leaseEpoch']}) counted: {wrong}", shown)
-            if kind in ENDS:
+            if kind in TERM_ENDS:
                 held = None
 
 

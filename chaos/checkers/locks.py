@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from chaos.checkers.view import ENDS, Ask, TermKey, View, view_of
+from chaos.checkers.view import Ask, TermKey, View, view_of
 from chaos.history import History, Record, Violation
+from schemas.events import TERM_ENDS
 
 NAME = "locks"
 
@@ -40,7 +41,7 @@ def _by_order(view: View, lock_of: dict[str, Lock]) -> Iterator[Violation]:
                 )
                 yield Violation(NAME, what, (other, record))
             taken[lock] = record
-        elif record.data["type"] in ENDS and lock in taken and taken[lock].data["jobId"] == record.data["jobId"]:
+        elif record.data["type"] in TERM_ENDS and lock in taken and taken[lock].data["jobId"] == record.data["jobId"]:
             del taken[lock]
 
 

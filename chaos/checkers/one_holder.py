@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chaos.checkers.view import ENDS, Ask, SeenTerm, Session, TermKey, View, view_of
+from chaos.checkers.view import Ask, SeenTerm, Session, TermKey, View, view_of
 from chaos.history import History, Violation
+from schemas.events import TERM_ENDS
 
 NAME = "one_holder"
 
@@ -55,7 +56,7 @@ def _one_at_a_time(view: View) -> Iterator[Violation]:
                     what = f"event {event['id']} begins term {term.epoch} while term {held.epoch} is open"
                     yield Violation(NAME, what, view.shown(held.claimed, event))
                 held = term
-            elif event["type"] in ENDS:
+            elif event["type"] in TERM_ENDS:
                 held = None
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from chaos.history import Doc, History, Record
 from schemas import ids
 from schemas.errors import ERRORS, ErrorCode
+from schemas.events import TERM_ENDS
 from schemas.factory import REST_SESSION
 from schemas.ids import LEDGER_ID
 
@@ -24,7 +25,6 @@ TermKey = tuple[str, int]
 Session = tuple[str, str]
 Span = tuple[float, float]
 
-ENDS = frozenset({"reported", "released", "reaped"})
 HOLDERS_EVENTS = frozenset({"started", "checkpointed", "reported", "released"})
 NETWORKS = frozenset({"bus", "rest"})
 ANSWERS_S = 6.0  # how much longer than a fault a call that it hit may wait for its answer
@@ -371,7 +371,7 @@ class View:
             if key not in self.terms:
                 self.terms[key] = SeenTerm(job_id, event["leaseEpoch"], event["productId"], event)
                 self.terms_of[job_id].append(self.terms[key])
-        elif event["type"] in ENDS:
+        elif event["type"] in TERM_ENDS:
             term = self.terms.get(key)
             if term is not None and term.end is None:
                 term.end = event

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from chaos.checkers.view import SeenTerm, TermKey, View, view_of
 from chaos.history import Doc, History, Violation
 from schemas.ids import event_id, lease_id, run_id
-from schemas.job import CHARGED
+from schemas.outcome import CHARGED
 
 NAME = "whole_history"
 

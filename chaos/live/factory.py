@@ -28,8 +28,8 @@ from factory.main import EXIT_FENCED, Edges, Settings, make_bus, run
 from factory.ports import RunningEngine
 from factory.process import EngineProcess
 from factory.workspace import Saved, Workspaces, Worktree
-from schemas.job import Engine
 from schemas.messages import Grant
+from schemas.work import Engine
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from coordinator.transact import Applied
 from schemas import ids
 from schemas.base import Schema
 from schemas.ids import JobKey
-from schemas.job import Engine, Outcome, Result
 from schemas.manifest import parse_manifest
 from schemas.messages import (
     CheckpointRequest,
@@ -29,6 +28,8 @@ from schemas.messages import (
     ReportRequest,
     StartRequest,
 )
+from schemas.outcome import Outcome, Result
+from schemas.work import Engine
 
 PRODUCT = "shop"
 OPERATOR = "operator:ann"

@@ -25,7 +25,7 @@ from chaos.walk.operations import (
 )
 from chaos.walk.start_state import StartState
 from coordinator.store.port import FACTORIES
-from schemas.job import Outcome
+from schemas.outcome import Outcome
 
 ALIVE_S = 10.0  # of a term that began at 0: it needs no renewal yet
 UNSTARTED_S = 40.0  # it should have started

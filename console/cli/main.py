@@ -183,7 +183,7 @@ def _all_shipped(client: Client, ids: list[str], *, quiet: bool) -> bool:
             if job["stage"] != waiting[job_id] and not quiet:
                 typer.echo(f"{job_id}  {job['stage']}")
             waiting[job_id] = job["stage"]
-            if view.finished(job):
+            if view.is_finished(job):
                 shipped = shipped and job["stage"] == "shipped"
                 del waiting[job_id]
         time.sleep(LOOK_S)

@@ -97,12 +97,7 @@ class ReadyIndex:
 
     def is_held_by(self, key: JobKey, factory_id: str, session_id: str, lease_epoch: int) -> bool:
         job = self._jobs.get(key)
-        return (
-            job is not None
-            and job.holder is not None
-            and (job.holder.factory_id, job.holder.session_id) == (factory_id, session_id)
-            and job.lease_epoch == lease_epoch
-        )
+        return job is not None and job.is_held_by(factory_id, session_id, lease_epoch)
 
     def locks(self) -> dict[tuple[str, str], str]:
         return dict(self._locks)

@@ -10,8 +10,10 @@ from typing import NamedTuple
 from coordinator.dispatch.ready import ReadyIndex
 from coordinator.scheduler.snapshot import FactoryView
 from runtime.clock import Clock
+from schemas.events import EventType, Reported
 from schemas.factory import FactoryDoc, Health
-from schemas.job import Job, Outcome
+from schemas.job import Job
+from schemas.outcome import Outcome
 from schemas.projections import EventDoc
 
 REPOS_REMEMBERED = 8
@@ -96,7 +98,9 @@ class Roster:
 
     def after_commit(self, job: Job, events: tuple[EventDoc, ...]) -> None:
         """A repo that a factory finished work on is known to it: affinity."""
-        finished = any(event.type == "reported" and event.data["outcome"] == Outcome.OK for event in events)
+        finished = any(
+            event.type == EventType.REPORTED and Reported.of(event).outcome == Outcome.OK for event in events
+        )
         entry = self._entries.get(job.last_factory_id or "")
         if finished and entry is not None and job.repo is not None and job.repo not in entry.last_repos:
             entry.last_repos.append(job.repo)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from coordinator.domain.retry import exhausted, waits_for_retry
 from schemas.job import BlockedReason, Job, Stage
 
 
@@ -24,9 +23,7 @@ def waits_for(deps_mode: str, deps: Sequence[Job]) -> BlockedReason | None:
 
 
 def finally_failed(job: Job) -> bool:
-    if job.stage is Stage.DEAD_LETTER:
-        return True
-    return job.stage is Stage.FAILED and not waits_for_retry(job) and not exhausted(job)
+    return job.is_finished and job.stage is not Stage.SHIPPED
 
 
 def first_cycle(needs: Mapping[int, Sequence[int]]) -> list[int]:

@@ -11,9 +11,11 @@ from typing import Any, Literal
 from coordinator.domain.table import Action, Actor
 from schemas import ids
 from schemas.ids import JobKey
-from schemas.job import BlockedReason, Checkpoint, Job, Result
+from schemas.job import BlockedReason, Job
 from schemas.manifest import Manifest
+from schemas.outcome import Result
 from schemas.projections import Choice, Insights
+from schemas.work import Checkpoint
 
 
 class Cause(StrEnum):

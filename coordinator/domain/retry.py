@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from schemas.job import CHARGED, Job, Outcome, Retries
+from schemas.job import Job
+from schemas.outcome import CHARGED, Outcome
+from schemas.work import Retries
 
 LOST_IN_A_ROW_MAX = 5
 BACKOFF_MAX_S = 3600.0
@@ -24,10 +26,6 @@ def retry_at(retries_before: Retries, outcome: Outcome, now: datetime, jitter: f
     longest_s = max(BACKOFF_MAX_S, retries_before.backoff_s)
     wait_s = min(retries_before.backoff_s * 2**retries_before.used, longest_s)
     return now + timedelta(seconds=wait_s * (1 + JITTER_SHARE * jitter))
-
-
-def waits_for_retry(job: Job) -> bool:
-    return job.not_before is not None
 
 
 def exhausted(job: Job) -> bool:

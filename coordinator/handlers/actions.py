@@ -12,8 +12,8 @@ from coordinator.handlers.answers import check_applied
 from coordinator.transact import Applied
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey, action_op
-from schemas.job import Checkpoint
 from schemas.messages import Control
+from schemas.work import Checkpoint
 
 OPERATOR_ACTIONS = ("ship", "requeue", "reject", "cancel", "preempt")
 ReviewVerdict = Literal["approve", "request_changes", "reject"]

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 from coordinator.context import Context
 from coordinator.dispatch.waiters import view_of
-from coordinator.domain.job import illegal
 from coordinator.domain.ops import Claim, Rejected
+from coordinator.domain.refusals import illegal
 from coordinator.domain.table import Action
 from coordinator.factories import read_enrolled
 from coordinator.handlers.answers import CODES

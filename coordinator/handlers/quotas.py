@@ -7,7 +7,7 @@ from datetime import datetime
 from coordinator.context import Context
 from coordinator.factories import change_factory
 from schemas.factory import FactoryDoc
-from schemas.job import Engine
+from schemas.work import Engine
 
 
 async def gate_engine(ctx: Context, factory_id: str, engine: Engine, until: datetime) -> None:

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from coordinator import leases
 from coordinator.context import Context
-from coordinator.domain.job import ships_at_once
 from coordinator.domain.ops import End, HolderOp, SaveCheckpoint, Start
+from coordinator.domain.patches import ships_at_once
 from coordinator.domain.table import Action
 from coordinator.handlers.answers import check_applied, stop_order, term_times
 from coordinator.handlers.claims import claim
@@ -16,7 +16,7 @@ from coordinator.store.queries import read_job
 from coordinator.transact import Applied
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey, checkpoint_op, end_op, start_op
-from schemas.job import Checkpoint, Job, Outcome, Result, Stage
+from schemas.job import Job, Stage
 from schemas.messages import (
     CheckpointRequest,
     ClaimAnswer,
@@ -30,8 +30,8 @@ from schemas.messages import (
     StartRequest,
     TermAnswer,
 )
-
-QUOTA_GATE_S = 15 * 60.0  # where nobody knows when a credential is good again
+from schemas.outcome import Outcome, Result
+from schemas.work import Checkpoint
 
 
 def _key(request: FromHolder) -> JobKey:
@@ -47,12 +47,7 @@ async def check_holder(ctx: Context, key: JobKey, factory_id: str, session_id: s
     stored = await read_job(ctx.store, key)
     if stored is None:
         raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {key.job_id} in product {key.product_id}")
-    holder = stored.job.holder
-    if (
-        holder is None
-        or (holder.factory_id, holder.session_id) != (factory_id, session_id)
-        or stored.job.lease_epoch != lease_epoch
-    ):
+    if not stored.job.is_held_by(factory_id, session_id, lease_epoch):
         raise _fenced(key, lease_epoch, "is not yours")
     return stored.job
 
@@ -119,7 +114,7 @@ async def report(ctx: Context, request: ReportRequest) -> ReportAnswer:
     except FleetError as error:
         end_error = error
     if end is not None and request.result.outcome is Outcome.QUOTA_EXHAUSTED:
-        until = request.resets_at or ctx.clock.now() + timedelta(seconds=QUOTA_GATE_S)
+        until = request.resets_at or ctx.clock.now() + timedelta(seconds=ctx.timers.quota_gate_s)
         stored = await read_job(ctx.store, _key(request))
         if stored is not None:
             await gate_engine(ctx, request.factory_id, stored.job.engine, until)

@@ -11,7 +11,6 @@ from coordinator.http.auth import Principal
 from schemas.base import Count, Schema, Timestamp
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey, Key, Name
-from schemas.job import Checkpoint, GitCommit, GitRef, Outcome, Result
 from schemas.messages import (
     LOG_CHUNK_MAX,
     CheckpointRequest,
@@ -24,7 +23,9 @@ from schemas.messages import (
     SessionId,
     SessionNo,
 )
+from schemas.outcome import Outcome, Result
 from schemas.projections import Insights
+from schemas.work import Checkpoint, GitCommit, GitRef
 
 LeaseEpoch = Annotated[int, Field(ge=1, le=2**53)]
 Said = TypeVar("Said", bound=FromFactory)

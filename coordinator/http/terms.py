@@ -14,7 +14,6 @@ from coordinator.http.examples import terms as examples
 from coordinator.http.examples.common import answers, named
 from coordinator.http.json_routes import make_router
 from schemas.errors import ErrorCode, FleetError
-from schemas.job import Checkpoint
 from schemas.messages import (
     EndAnswer,
     ReleaseRequest,
@@ -24,6 +23,7 @@ from schemas.messages import (
     StartRequest,
     TermAnswer,
 )
+from schemas.work import Checkpoint
 
 router = make_router("terms", "/api/fleet/jobs")
 

@@ -25,6 +25,7 @@ from coordinator.scheduler.feasible import obstacles
 from coordinator.scheduler.plan import ranked_factories
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
 from runtime.loop import cancel
+from schemas.events import TERM_ENDS
 from schemas.factory import Transport
 from schemas.ids import JobKey
 from schemas.job import Job
@@ -100,7 +101,7 @@ class Offers:
 
     def after_commit(self, job: Job, events: tuple[EventDoc, ...]) -> None:
         """A term ended: a seat is free, and perhaps a lock."""
-        if not job.held and any(event.type in ("reported", "released", "reaped") for event in events):
+        if not job.held and any(event.type in TERM_ENDS for event in events):
             self.seat_freed()
 
     def seat_freed(self) -> None:

@@ -22,7 +22,6 @@ from schemas.projections import EventDoc
 
 MOVED_MAX = 500
 LOOK_BACK_S = 3600.0
-FINISHED = frozenset({Stage.SHIPPED, Stage.FAILED, Stage.DEAD_LETTER})
 
 
 class Promoter:
@@ -33,7 +32,7 @@ class Promoter:
 
     def note(self, job: Job, _events: tuple[EventDoc, ...] = ()) -> None:
         """After a commit: others may wait for this job, or it may be due for the dead letters."""
-        if job.stage in FINISHED:
+        if job.is_finished or exhausted(job):
             self._noted.append(job)
 
     async def run_noted(self, now: datetime) -> int:

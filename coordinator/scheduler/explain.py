@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordinator.scheduler.feasible import Obstacle, job_obstacles, obstacles, under
+from coordinator.scheduler.feasible import Obstacle, job_obstacles, maps, obstacles
 from coordinator.scheduler.plan import tier
 from coordinator.scheduler.score import score
 from coordinator.scheduler.snapshot import FactoryView, Snapshot, age_s
@@ -114,7 +114,7 @@ def _nobody_can(job: Job, factories: tuple[FactoryView, ...]) -> tuple[str, list
     if job.checkpoint is not None and job.checkpoint.local not in (None, *(view.id for view in here)):
         where = job.checkpoint.local
         return f"The work so far lies on {where} alone, which is not here.", [f"{where} comes back"]
-    if job.cwd is not None and not any(under(root, job.cwd) for view in here for root in view.workspaces):
+    if job.cwd is not None and not any(maps(root, job.cwd) for view in here for root in view.workspaces):
         return f"No factory that could run it has a workspace for {job.cwd}.", [f"a factory maps {job.cwd}"]
     wanted = ", ".join([str(job.engine), *job.capabilities])
     return f"No single factory has all of: {wanted}.", [f"one factory has all of: {wanted}"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import posixpath
 from typing import NamedTuple
 
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
 from schemas.factory import Health
 from schemas.job import Job
+from schemas.work import path_within
 
 
 class Obstacle(NamedTuple):
@@ -18,10 +18,8 @@ class Obstacle(NamedTuple):
     lasting: bool
 
 
-def under(root: str, path: str) -> bool:
-    """Whether the path, with every `..` resolved, lies in the root."""
-    path = posixpath.normpath(path)
-    return path == root or path.startswith(root.rstrip("/") + "/")
+def maps(root: str, cwd: str) -> bool:
+    return path_within(root, cwd) is not None
 
 
 def obstacles(job: Job, factory: FactoryView, snapshot: Snapshot) -> list[Obstacle]:
@@ -44,7 +42,7 @@ def obstacles(job: Job, factory: FactoryView, snapshot: Snapshot) -> list[Obstac
             f"{factory.id}'s quota for {job.engine} is used up until {until:%H:%M:%SZ}",
             lasting=False,
         )
-    if job.cwd is not None and not any(under(root, job.cwd) for root in factory.workspaces):
+    if job.cwd is not None and not any(maps(root, job.cwd) for root in factory.workspaces):
         blocked_by("workspace", f"{factory.id} has no workspace for {job.cwd}", lasting=True)
     if job.checkpoint is not None and job.checkpoint.local not in (None, factory.id):
         blocked_by("checkpoint", f"the work so far lies on {job.checkpoint.local} alone", lasting=True)

@@ -8,8 +8,9 @@ from datetime import datetime
 from coordinator.scheduler.feasible import obstacles
 from coordinator.scheduler.score import STARVATION_S, Score, score
 from coordinator.scheduler.snapshot import FactoryView, Snapshot, age_s
-from schemas.job import Job, Priority
+from schemas.job import Job
 from schemas.projections import Choice
+from schemas.work import Priority
 
 TIERS = {Priority.CRITICAL: 0, Priority.HIGH: 1, Priority.NORMAL: 2, Priority.LOW: 3}
 CANDIDATES_KEPT_MAX = 8

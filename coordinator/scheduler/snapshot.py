@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from schemas.factory import FactoryDoc, Health
-from schemas.job import Engine, Job
+from schemas.job import Job
+from schemas.work import Engine
 
 
 @dataclass(frozen=True)

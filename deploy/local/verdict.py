@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-ENDS = frozenset({"reported", "released", "reaped"})
+from schemas.events import TERM_ENDS
 
 
 class Verdict(NamedTuple):
@@ -45,6 +45,6 @@ def _double_grants(events: Sequence[dict[str, Any]]) -> int:
         if event["type"] == "claimed":
             doubles += held or event["leaseEpoch"] <= last_epoch
             held, last_epoch = True, event["leaseEpoch"]
-        elif event["type"] in ENDS:
+        elif event["type"] in TERM_ENDS:
             held = False
     return doubles

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from schemas.job import Engine
 from schemas.messages import Grant
 from schemas.projections import Insights
+from schemas.work import Engine
 
 
 class EngineRefusal(Exception):

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 from factory.engines.port import Command, EngineRefusal
-from schemas.job import Engine
 from schemas.messages import Grant
 from schemas.projections import Insights
+from schemas.work import Engine
 
 _block = re.compile(r"^```(?:sh|bash|shell)[ \t]*\r?\n(.*?)^```[ \t]*\r?$", re.MULTILINE | re.DOTALL)
 

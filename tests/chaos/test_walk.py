@@ -11,8 +11,9 @@ import pytest
 from chaos.walk import WORLDS, SmallWorld, walk, walk_all
 from chaos.walk.store_value import Call, StoreValue
 from coordinator import leases
-from coordinator.domain import job as rules
+from coordinator.domain import decide as deciding
 from coordinator.domain import lease as lease_rules
+from coordinator.domain import patches
 from coordinator.handlers import heartbeats
 from coordinator.store.port import ABSENT, LEASES, Derived, Guarded, Written
 from coordinator.transact import Transactor
@@ -116,12 +117,12 @@ RENEWED = lease_rules.renewed
 
 
 def epoch_never_rises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "_next_epoch", lambda job: {})
+    monkeypatch.setattr(patches, "next_epoch", lambda job: {})
 
 
 def epoch_unused_by_a_grant(monkeypatch: pytest.MonkeyPatch) -> None:
     """A grant uses no epoch up, so that the next one has the same."""
-    monkeypatch.setattr(rules, "_next_epoch", lambda job: {"granted_epoch": job.granted_epoch - 1})
+    monkeypatch.setattr(patches, "next_epoch", lambda job: {"granted_epoch": job.granted_epoch - 1})
 
 
 def op_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,12 +139,12 @@ def op_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_session_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "_holds", lambda job, op: job.holder is not None and job.lease_epoch == op.lease_epoch)
+    monkeypatch.setattr(deciding, "holds", lambda job, op: job.holder is not None and job.lease_epoch == op.lease_epoch)
 
 
 def no_epoch_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        rules, "_holds", lambda job, op: job.holder is not None and job.holder.session_id == op.session_id
+        deciding, "holds", lambda job, op: job.holder is not None and job.holder.session_id == op.session_id
     )
 
 

@@ -15,7 +15,9 @@ from coordinator.scheduler.explain import explain
 from coordinator.scheduler.plan import choice_of, ranked_factories, ranked_jobs, tier
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
 from schemas.factory import Health
-from schemas.job import Budget, Engine, Job, Priority, Spend
+from schemas.job import Job
+from schemas.outcome import Spend
+from schemas.work import Budget, Engine, Priority
 from tests.unit.domain.builders import saved, situations
 from tests.unit.scheduler.builders import NOW, factory, job, snapshot
 from tests.unit.scheduler.test_score import TERMS

@@ -6,7 +6,8 @@ import pytest
 
 from coordinator.handlers.claims import claim
 from schemas.errors import ErrorCode, FleetError
-from schemas.job import Outcome, Stage
+from schemas.job import Stage
+from schemas.outcome import Outcome
 from tests.support.fleet import FakeFactory, coordinator, job_now, submitted
 from tests.support.virtual import in_virtual_time
 

@@ -9,7 +9,8 @@ import pytest
 from coordinator.handlers.actions import act
 from coordinator.loops.promoter import Promoter
 from coordinator.loops.reaper import Reaper
-from schemas.job import Outcome, Stage
+from schemas.job import Stage
+from schemas.outcome import Outcome
 from tests.support.fleet import FakeFactory, coordinator, job_now, submitted
 from tests.support.virtual import in_virtual_time
 

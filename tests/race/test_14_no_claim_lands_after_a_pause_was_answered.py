@@ -12,7 +12,8 @@ from coordinator.store.queries import read_guard
 from schemas.errors import ErrorCode, FleetError
 from schemas.guards import LedgerGuard
 from schemas.ids import LEDGER_ID
-from schemas.job import Outcome, Stage
+from schemas.job import Stage
+from schemas.outcome import Outcome
 from schemas.projections import Insights
 from tests.support.faulty import FaultyStore, after
 from tests.support.fleet import PRODUCT, FakeFactory, coordinator, job_now, submitted

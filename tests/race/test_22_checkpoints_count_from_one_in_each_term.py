@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.errors import ErrorCode, FleetError
-from schemas.job import Checkpoint
+from schemas.work import Checkpoint
 from tests.support.fleet import FakeFactory, coordinator, job_now, submitted
 from tests.support.virtual import in_virtual_time
 

@@ -11,7 +11,8 @@ from coordinator.loops.reaper import Reaper
 from coordinator.loops.sweeper import Sweeper
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Address, Derived, Guarded, Indefinite, Stored, Written
-from schemas.job import Job, Outcome, Stage
+from schemas.job import Job, Stage
+from schemas.outcome import Outcome
 from tests.support.fleet import FakeFactory, coordinator, events_of, job_now, submitted
 from tests.support.virtual import in_virtual_time
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from coordinator.factories import read_enrolled
-from schemas.job import Engine, Outcome
+from schemas.outcome import Outcome
+from schemas.work import Engine
 from tests.support.fleet import FakeFactory, coordinator, submitted
 from tests.support.virtual import in_virtual_time
 

@@ -7,7 +7,8 @@ import asyncio
 from coordinator.context import Context
 from coordinator.domain.retry import LOST_IN_A_ROW_MAX
 from coordinator.loops.reaper import Reaper
-from schemas.job import Outcome, Stage
+from schemas.job import Stage
+from schemas.outcome import Outcome
 from tests.support.fleet import FakeFactory, coordinator, job_now, submitted
 from tests.support.virtual import in_virtual_time
 

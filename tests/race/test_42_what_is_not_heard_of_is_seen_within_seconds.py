@@ -14,7 +14,7 @@ from coordinator.handlers.quotas import gate_engine
 from coordinator.loops.sweeper import Sweeper
 from coordinator.store.memory import MemoryStore
 from schemas.factory import FactoryDoc
-from schemas.job import Engine
+from schemas.work import Engine
 from tests.support.fleet import PRODUCT, FakeFactory, coordinator, manifest, submitted
 from tests.support.virtual import in_virtual_time
 

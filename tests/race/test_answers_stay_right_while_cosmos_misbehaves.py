@@ -18,8 +18,9 @@ from coordinator.store.cosmos import CosmosStore
 from coordinator.store.port import StoreError
 from runtime.clock import SystemClock
 from schemas.errors import ErrorCode, FleetError
-from schemas.job import Outcome, Stage
+from schemas.job import Stage
 from schemas.messages import Grant
+from schemas.outcome import Outcome
 from tests.support.fleet import FakeFactory, coordinator, events_of, job_now, submitted
 
 Answer = TypeVar("Answer")

@@ -30,8 +30,9 @@ from runtime.virtual import run_virtual
 from schemas.errors import ErrorCode, FleetError
 from schemas.guards import LedgerGuard
 from schemas.ids import LEDGER_ID, JobKey, end_op, run_id
-from schemas.job import Job, Outcome
+from schemas.job import Job
 from schemas.messages import ClaimRequest, Grant
+from schemas.outcome import Outcome
 from schemas.projections import EventDoc
 from tests.support.fleet import PRODUCT, FakeFactory, coordinator, manifest
 from tests.support.racy import RacyStore

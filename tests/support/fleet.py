@@ -22,7 +22,7 @@ from runtime.entropy import Entropy
 from runtime.settings import Flags, Timers
 from schemas.factory import FactoryDoc
 from schemas.ids import JobKey
-from schemas.job import Engine, Job, Outcome, Result, VerifyEvidence
+from schemas.job import Job
 from schemas.messages import (
     CheckpointRequest,
     ClaimAnswer,
@@ -39,7 +39,9 @@ from schemas.messages import (
     ReportRequest,
     StartRequest,
 )
+from schemas.outcome import Outcome, Result, VerifyEvidence
 from schemas.projections import EventDoc, LeaseDoc, RunDoc
+from schemas.work import Engine
 
 PRODUCT = "shop"
 

@@ -38,8 +38,9 @@ from factory.workspace import Workspaces
 from runtime.clock import LoopClock
 from runtime.entropy import Entropy
 from schemas.factory import FactoryDoc
-from schemas.job import Engine, Outcome, Result
 from schemas.messages import Grant, LogChunk
+from schemas.outcome import Outcome, Result
+from schemas.work import Engine
 from tests.support.fleet import PRODUCT, assembled_coordinator
 from tests.support.waiting import eventually
 

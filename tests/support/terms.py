@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from schemas.job import Checkpoint, Engine
 from schemas.messages import Grant, StopOrder, TermTimes
+from schemas.work import Checkpoint, Engine
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

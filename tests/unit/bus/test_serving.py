@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from bus.port import REQUEST_WAITS_S as WAITS_MAX_S
 from bus.port import BusTimeout, Message
-from bus.serving import WAITING_MAX, WAITS_MAX_S, Counts, Serving
+from bus.serving import WAITING_MAX, Counts, Serving
 from tests.support.virtual import in_virtual_time
 
 BLINK_S = WAITS_MAX_S / 16
@@ -37,7 +38,7 @@ class Desk:
     most_at_once: int = 0
 
     def __post_init__(self) -> None:
-        self.serving = Serving(self._respond, _is_allowed, self._answer, self.concurrency, self.counts)
+        self.serving = Serving(self._respond, _is_allowed, self._answer, self.concurrency, WAITS_MAX_S, self.counts)
 
     def hear(self, *names: str) -> None:
         for name in names:

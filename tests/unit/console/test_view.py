@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from console import view
-from coordinator.http import examples
+from coordinator.http.examples import common, factories, runs
 from schemas.factory import Health
 from schemas.job import Stage
 
-JOB = examples.JOB
-FACTORY: dict[str, Any] = {**examples.FACTORIES_ANSWER["factories"][0], "draining": False}
+JOB = common.JOB
+FACTORY: dict[str, Any] = {**factories.FACTORIES_ANSWER["factories"][0], "draining": False}
 
 
 def test_every_stage_and_health_has_a_badge() -> None:
@@ -27,13 +27,13 @@ def test_a_time_is_shown_short_and_none_as_a_dash() -> None:
 def test_a_jobs_row_has_a_cell_for_each_column() -> None:
     row = view.job_row(JOB)
     assert len(row) == len(view.JOB_COLUMNS)
-    assert row == (examples.JOB_ID, "queued", "normal", "Add a dark mode.", "-", "0", "12:00:00")
+    assert row == (common.JOB_ID, "queued", "normal", "Add a dark mode.", "-", "0", "12:00:00")
 
 
 @pytest.mark.parametrize(
     ("fields", "shown"),
     [
-        ({"holder": examples.HOLDER, "lastFactoryId": "other"}, "builder-1"),
+        ({"holder": {"factoryId": "builder-1"}, "lastFactoryId": "other"}, "builder-1"),
         ({"holder": None, "lastFactoryId": "builder-2"}, "builder-2"),
         ({}, "-"),
     ],
@@ -45,7 +45,7 @@ def test_a_jobs_row_names_its_holder_or_its_last_one(fields: dict[str, Any], sho
 def test_a_factorys_row_has_a_cell_for_each_column() -> None:
     row = view.factory_row(FACTORY)
     assert len(row) == len(view.FACTORY_COLUMNS)
-    assert row == ("builder-1", "healthy", "bus", "1/2", "claude, shell", "python", "12", examples.JOB_ID)
+    assert row == ("builder-1", "healthy", "bus", "1/2", "claude, shell", "python", "12", common.JOB_ID)
 
 
 def test_a_draining_factory_without_anything_is_shown_as_such() -> None:
@@ -73,10 +73,10 @@ def test_a_jobs_facts_name_what_it_needs_and_where_it_works() -> None:
 
 
 def test_a_jobs_facts_tell_why_it_is_blocked_and_what_is_saved() -> None:
-    checkpoint = {"ref": examples.REF, "commit": examples.COMMIT}
+    checkpoint = {"ref": common.REF, "commit": common.COMMIT}
     told = facts(blockedReason={"kind": "deps", "text": "waits for x"}, checkpoint=checkpoint)
     assert told["blocked"] == "waits for x"
-    assert told["checkpoint"] == f"{examples.COMMIT[:12]} ({examples.REF})"
+    assert told["checkpoint"] == f"{common.COMMIT[:12]} ({common.REF})"
 
 
 def test_a_jobs_facts_tell_its_result_with_the_evidence_of_each_command() -> None:
@@ -110,13 +110,13 @@ def test_a_jobs_facts_end_with_its_terms() -> None:
     ],
 )
 def test_an_events_line_says_what_moved_by_whom_and_why(fields: dict[str, Any], words: list[str]) -> None:
-    line = view.event_line({**examples.EVENT, **fields})
+    line = view.event_line({**common.EVENT, **fields})
     assert all(word in line for word in words), line
     assert line == line.rstrip()
 
 
 def test_an_explanation_begins_with_its_reason_and_tells_each_candidate() -> None:
-    told = examples.EXPLANATION
+    told = runs.EXPLANATION
     fits = {"factoryId": "f2", "feasible": True, "obstacles": [], "score": 4.25, "terms": {"load": 1.0}}
     lines = view.explanation_lines({**told, "candidates": [fits, *told["candidates"]]})
     assert lines[0] == "No factory offers engine claude."
@@ -139,12 +139,12 @@ def test_an_explanation_begins_with_its_reason_and_tells_each_candidate() -> Non
         ({"stage": "dead_letter"}, True),
         ({"stage": "failed", "result": {"outcome": "cancelled"}}, True),
         ({"stage": "failed", "result": {"outcome": "timeout"}}, False),
-        ({"stage": "failed", "result": {"outcome": "timeout"}, "notBefore": examples.LATER}, False),
+        ({"stage": "failed", "result": {"outcome": "timeout"}, "notBefore": common.LATER}, False),
         ({"stage": "failed", "result": None}, True),
     ],
 )
 def test_a_job_is_finished_when_nothing_happens_to_it_by_itself(fields: dict[str, Any], is_finished: bool) -> None:
-    assert view.finished({**JOB, **fields}) is is_finished
+    assert view.is_finished({**JOB, **fields}) is is_finished
 
 
 def test_what_others_wrote_does_not_steer_the_terminal() -> None:
@@ -154,6 +154,6 @@ def test_what_others_wrote_does_not_steer_the_terminal() -> None:
     shown = [
         *view.job_row(steering),
         *[value for _, value in view.job_facts(steering, [])],
-        view.event_line({**examples.EVENT, "data": {"reason": evil}}),
+        view.event_line({**common.EVENT, "data": {"reason": evil}}),
     ]
     assert all(char.isprintable() for text in shown for char in text)

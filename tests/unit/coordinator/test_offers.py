@@ -23,8 +23,9 @@ from coordinator.store.memory import MemoryStore
 from runtime.entropy import Entropy
 from runtime.settings import Timers
 from schemas.factory import Health, Transport
-from schemas.job import Engine, Job, Stage
+from schemas.job import Job, Stage
 from schemas.messages import ClaimAnswer
+from schemas.work import Engine
 from tests.support.fleet import PRODUCT, FakeFactory, assembled_coordinator, coordinator, job_now, submitted
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually

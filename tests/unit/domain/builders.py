@@ -8,13 +8,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from coordinator.domain import ops
-from coordinator.domain.job import decide
+from coordinator.domain.decide import decide
 from coordinator.domain.table import Action, Actor
 from schemas import ids
 from schemas.ids import JobKey
-from schemas.job import BlockedReason, Checkpoint, Job, Outcome, Retries
+from schemas.job import BlockedReason, Job
 from schemas.manifest import parse_manifest
+from schemas.outcome import Outcome
 from schemas.projections import Choice, Insights
+from schemas.work import Checkpoint, Retries
 from tests.support.fleet import PRODUCT, evident, manifest
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

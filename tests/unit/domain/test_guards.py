@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.domain.decide import decide
 from coordinator.domain.guards import Guards, Needs, needs, settle
-from coordinator.domain.job import decide
 from coordinator.domain.ops import Rejected
 from coordinator.domain.table import Action
 from schemas.guards import LedgerGuard, LockGuard
-from schemas.job import Budget, Job, Outcome, Spend
+from schemas.job import Job
+from schemas.outcome import Outcome, Spend
+from schemas.work import Budget
 from tests.support.fleet import PRODUCT
 from tests.unit.domain.builders import (
     ASK,

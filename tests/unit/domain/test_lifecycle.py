@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.domain.job import decide
+from coordinator.domain.decide import decide
 from coordinator.domain.ops import Rejected
 from coordinator.domain.table import Action, Actor
-from schemas.job import HELD, Job, Outcome, Result, Stage
+from schemas.job import HELD, Job, Stage
+from schemas.outcome import Outcome, Result
 from tests.unit.domain.builders import (
     ASK,
     LATER,

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.domain.job import decide
+from coordinator.domain.decide import decide
 from coordinator.domain.ops import Cause, Op, Rejected
 from coordinator.domain.retry import retry_at
 from coordinator.domain.table import Action
-from schemas.job import CHARGED, Job, Outcome, Result, Retries, Stage, VerifyEvidence
+from schemas.job import Job, Stage
+from schemas.outcome import CHARGED, Outcome, Result, VerifyEvidence
+from schemas.work import Retries
 from tests.unit.domain.builders import (
     LATER,
     NOW,

@@ -11,7 +11,8 @@ from coordinator.domain.projection import folded, term_events
 from coordinator.projector import derive
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import RUNS, Query
-from schemas.job import Job, Outcome
+from schemas.job import Job
+from schemas.outcome import Outcome
 from schemas.projections import EventDoc, Insights, RunDoc
 from tests.support.virtual import in_virtual_time
 from tests.unit.domain.builders import (

@@ -15,8 +15,9 @@ from bus.subjects import ANY, offer_subject
 from factory.agent import FencedSession
 from factory.ports import Vitals
 from schemas.factory import Transport
-from schemas.job import Engine, Stage
+from schemas.job import Stage
 from schemas.messages import Offer
+from schemas.work import Engine
 from tests.support.fleet import PRODUCT, job_now, submitted
 from tests.support.fleet_world import FactoryLife, FleetWorld, fleet_world
 from tests.support.virtual import in_virtual_time

@@ -11,8 +11,9 @@ import pytest
 
 from coordinator.handlers import actions, claims
 from schemas.ids import JobKey
-from schemas.job import Job, Outcome, Stage
+from schemas.job import Job, Stage
 from schemas.messages import ClaimAnswer, ClaimRequest
+from schemas.outcome import Outcome
 from tests.support.fleet import PRODUCT, events_of, job_now, submitted
 from tests.support.fleet_world import FactoryLife, FleetWorld, ScriptedTerm, fleet_world
 from tests.support.virtual import in_virtual_time

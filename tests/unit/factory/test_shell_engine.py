@@ -9,7 +9,7 @@ import pytest
 
 from factory.engines.port import EngineRefusal
 from factory.engines.shell import ShellEngine, shell_blocks
-from schemas.job import Engine
+from schemas.work import Engine
 from tests.support.terms import grant
 
 BODY = """Before.

@@ -18,8 +18,8 @@ from factory.term_state import TermState
 from factory.trust import TrustWindow
 from factory.workspace import Saved, Workspaces
 from runtime.clock import SystemClock
-from schemas.job import Outcome
 from schemas.messages import LogChunk
+from schemas.outcome import Outcome
 from tests.support.terms import grant, stop_order, term_times
 from tests.support.waiting import eventually
 

@@ -6,7 +6,7 @@ import pytest
 
 from factory.term_state import OUTCOME_OF, EndReason, TermState
 from factory.trust import TrustWindow
-from schemas.job import CHARGED, Outcome
+from schemas.outcome import CHARGED, Outcome
 from tests.support.terms import grant, stop_order, term_times
 
 IDLE_S = 100.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factory.workspace import WorkspaceError, Workspaces
-from schemas.job import Checkpoint
+from schemas.work import Checkpoint
 from tests.support.terms import NOW, checkpoint, git, grant, make_repo, refs
 
 pytestmark = pytest.mark.xdist_group("processes")

@@ -11,7 +11,8 @@ from coordinator.domain.table import Action
 from coordinator.handlers.actions import act
 from coordinator.loops.promoter import Promoter
 from coordinator.store.memory import MemoryStore
-from schemas.job import Job, Outcome, Stage
+from schemas.job import Job, Stage
+from schemas.outcome import Outcome
 from tests.support.faulty import FaultyStore, never_applied
 from tests.support.fleet import FakeFactory, coordinator, events_of, job_now, submitted
 from tests.support.virtual import in_virtual_time

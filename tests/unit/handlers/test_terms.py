@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from schemas.errors import FleetError
-from schemas.job import Outcome
 from schemas.messages import CheckpointRequest, ReportRequest
+from schemas.outcome import Outcome
 from tests.support.fleet import FakeFactory, coordinator, job_now, submitted
 from tests.support.virtual import in_virtual_time
 from tests.unit.domain.builders import saved

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.settings import Flags, SettingsError, Timers, flag
-from schemas.job import Retries
+from schemas.work import Retries
 
 PROMISED = {
     "lease_ttl_s": 60,

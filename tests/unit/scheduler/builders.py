@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from coordinator.scheduler.snapshot import FactoryView, Snapshot
-from schemas.job import Engine, Job
+from schemas.job import Job
+from schemas.work import Engine
 from tests.support.fleet import PRODUCT
 from tests.unit.domain.builders import new
 

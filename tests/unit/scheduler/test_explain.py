@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from coordinator.scheduler.explain import explain
-from coordinator.scheduler.feasible import obstacles, under
+from coordinator.scheduler.feasible import maps, obstacles
 from coordinator.scheduler.snapshot import FactoryView
 from schemas.factory import Health
-from schemas.job import Engine, Job
+from schemas.job import Job
+from schemas.work import Engine
 from tests.support.fleet import PRODUCT
 from tests.unit.domain.builders import saved, situations
 from tests.unit.scheduler.builders import NOW, factory, job, snapshot
@@ -141,4 +142,4 @@ def test_a_credential_is_gated_until_its_time_and_no_longer(seconds: int, gated:
     ],
 )
 def test_a_path_is_inside_a_root_or_it_is_not(root: str, path: str, inside: bool) -> None:
-    assert under(root, path) == inside
+    assert maps(root, path) == inside

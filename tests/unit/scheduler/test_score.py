@@ -16,7 +16,8 @@ from coordinator.scheduler.score import (
 )
 from coordinator.scheduler.snapshot import DEFAULT_WEIGHTS, Weights, age_s
 from schemas.factory import Health
-from schemas.job import Budget, Priority, Spend
+from schemas.outcome import Spend
+from schemas.work import Budget, Priority
 from tests.unit.domain.builders import saved
 from tests.unit.scheduler.builders import NOW, factory, job, snapshot
 

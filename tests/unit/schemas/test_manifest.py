@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from schemas.errors import ErrorCode
-from schemas.job import Budget, Engine, Priority, Retries
 from schemas.manifest import Manifest, ManifestError, parse_manifest
+from schemas.work import Budget, Engine, Priority, Retries
 
 P2_FRONT_MATTER = """\
 ---
