@@ -83,9 +83,9 @@ class Bus(Protocol):
         concurrency: int = CONCURRENCY,
         waits_s: float = REQUEST_WAITS_S,
     ) -> Subscription:
-        """Answers requests, at most `concurrency` at once; one that waited longer than `waits_s`
-        for a turn is dropped and counted. A message whose reply `allows_reply` refuses is dropped unheard and counted in `refused`. Stopping cancels the
-        responders that run.
+        """Answers requests, at most `concurrency` at once. One that waits longer than `waits_s` for its turn is dropped
+        and counted in `dropped`; one whose reply `allows_reply` refuses is dropped unheard and counted in `refused`.
+        Stopping cancels the responders that run.
         """
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
