@@ -16,8 +16,7 @@ from typing import Any
 from chaos.history import History
 from chaos.processes import Process
 from factory.git import GitError
-from factory.process import Ended
-from factory.workspace import Saved, WorkspaceError, Worktree
+from factory.ports import Ended, Saved, WorkspaceError, Worktree
 from runtime.clock import EPOCH
 from schemas.messages import Grant
 

@@ -40,7 +40,7 @@ from coordinator.store.port import ABSENT, JOBS, Address, Derived, Guarded, Inde
 from coordinator.store.queries import read_factory, read_job, read_lease
 from coordinator.transact import Transactor
 from factory.claiming import Claiming
-from factory.term import Term
+from factory.term import Term, TermEnd, Work
 from factory.trust import TrustWindow
 from schemas.errors import ErrorCode, FleetError
 from schemas.guards import LockGuard
@@ -426,7 +426,7 @@ def trust_without_end(replace: Patch) -> None:
 
 
 def offer_is_authority(replace: Patch) -> None:
-    heard = Claiming._heard_offer
+    heard = Claiming.heard_offer
 
     def obey(self: Claiming, message: Message) -> None:
         offer = Offer.model_validate_json(message.data)
@@ -449,7 +449,7 @@ def offer_is_authority(replace: Patch) -> None:
             self._held.take(ClaimAnswer(grants=(grant,)), self._session.boot_s())
         heard(self, message)
 
-    replace(Claiming, "_heard_offer", obey)
+    replace(Claiming, "heard_offer", obey)
 
 
 def pushed_without_trust(replace: Patch) -> None:
@@ -457,14 +457,14 @@ def pushed_without_trust(replace: Patch) -> None:
 
     def refuse_push(self: Machine, tree: Any) -> None: ...
 
-    replace(Term, "_trusted", lambda self: True)
+    replace(Work, "is_trusted", lambda self: True)
     replace(Machine, "refuse_push", refuse_push)
 
 
 def tidied_unsaved(replace: Patch) -> None:
-    async def tidy(self: Term, *, superseded: bool) -> None:
-        if self._tree is not None:
-            self._tools.workspaces._delete(self._tree)  # type: ignore[attr-defined]
+    async def tidy(self: Term, end: TermEnd, *, superseded: bool) -> None:
+        if end.tree is not None:
+            self._tools.trees._delete(end.tree)  # type: ignore[attr-defined]
 
     replace(Term, "tidy", tidy)
 

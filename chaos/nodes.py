@@ -20,12 +20,12 @@ from coordinator.assembly import assemble, running
 from coordinator.context import Context
 from coordinator.store.port import StoreError
 from coordinator.term_logs import LogFiles
-from factory.agent import Agent, AgentSettings, FencedSession
 from factory.engines.port import Command
-from factory.held_terms import HeldTermsSettings
 from factory.identity import Identity
-from factory.life import assembled
+from factory.life import Life, Parts
 from factory.link.failover import FailoverLink
+from factory.log_delivery import LogDelivery
+from factory.opening import FencedSession, MachineWords
 from factory.outbox import Outbox
 from factory.ports import Vitals
 from factory.session import Session
@@ -187,30 +187,27 @@ class FactoryLife:
         )
         self.rest = SimRestLink(world.rest, self.process, node.name, world.ask_recorder)
         bus_link = NotedBusLink(self.bus, plan.id, RPC_TIMEOUT_S, world.ask_recorder)
-        self.link = FailoverLink(bus_link, self.rest)  # type: ignore[arg-type]
-        self.bus.on_change(self.link.bus_changed)
+        link = FailoverLink(bus_link, self.rest)
+        self.bus.on_change(link.bus_changed)
         self.identity = Identity(machine.folder)
         self.trees = ScriptedTrees(machine, life)
         self.launcher = Launcher(machine, self.process, life)
-        session = Session(plan.id, self.link, node.clock, entropy, session_id)
         self.launcher.session_id = session_id
-        self.agent: Agent | None = None
+        session = Session(plan.id, link, node.clock, entropy, session_id)
+        self.running: Life | None = None
         world.note(
             "up", node.name, life=life, seats=plan.seats, engines=[Engine.SHELL], capabilities=list(plan.capabilities),
             sessionId=session_id,
         )  # fmt: skip
-        self.process.spawn(self._live(session, takeover))
+        self.process.spawn(self._live(session, link, takeover))
 
-    async def _live(self, session: Session, takeover: bool) -> None:
+    async def _live(self, session: Session, link: FailoverLink, takeover: bool) -> None:
         how = "ended"
         try:
             self.trees.set_aside_left_over()
             await self.bus.start()
-            agent = self._assembled(session, takeover)
-            self.agent = agent
-            products = await agent.open_session(self.identity.last_session_no(), self.identity.remember)
-            if products is not None:
-                await agent.run(products)
+            self.running = Life(self._parts(session, link, takeover))
+            await self.running.run()
             how = "drained"
         except FencedSession:
             how = "fenced"
@@ -221,35 +218,39 @@ class FactoryLife:
         self._over(how)
         self.node.ended(self)
 
-    def _assembled(self, session: Session, takeover: bool) -> Agent:
+    def _parts(self, session: Session, link: FailoverLink, takeover: bool) -> Parts:
         plan, machine = self.node.plan, self.node.machine
         adapters = {Engine.SHELL: ScriptedAdapter(self.launcher)}
-        settings = AgentSettings(
-            capabilities=plan.capabilities,
-            engines=tuple(adapters),
-            workspaces=(),
-            seats=plan.seats,
-            vitals=lambda: Vitals(0.0, 1 << 40),
-            os_name="linux",
-            takeover=takeover,
-            drain_grace_s=DRAIN_GRACE_S,
-        )
-        return assembled(
-            settings,
-            HeldTermsSettings(machine.folder / "terms", adapters, CHECKPOINT_EVERY_S, IDLE_LIMIT_S, self.launcher),
+        return Parts(
+            machine=MachineWords(
+                capabilities=plan.capabilities,
+                engines=tuple(adapters),
+                workspaces=(),
+                seats=plan.seats,
+                vitals=lambda: Vitals(0.0, 1 << 40),
+                os_name="linux",
+            ),
             session=session,
-            link=self.link,
+            link=link,
             bus=self.bus,
             clock=self.node.clock,
-            trees=self.trees,
+            identity=self.identity,
             outbox=Outbox(machine.folder / "outbox"),
-            send_log=self.rest.send_log,
+            logs=LogDelivery(machine.folder / "logs", self.rest.send_log),
+            trees=self.trees,
+            launch=self.launcher,
+            adapters=adapters,
+            terms=machine.folder / "terms",
+            takeover=takeover,
+            checkpoint_every_s=CHECKPOINT_EVERY_S,
+            idle_limit_s=IDLE_LIMIT_S,
+            drain_grace_s=DRAIN_GRACE_S,
             long_poll_s=TIMERS.long_poll_s,
-        ).agent
+        )
 
     def drain(self) -> None:
-        if self.agent is not None:
-            self.process.call(self.agent.drain)
+        if self.running is not None:
+            self.process.call(self.running.drain)
 
     def kill(self) -> None:
         self.process.kill()

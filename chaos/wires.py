@@ -148,6 +148,8 @@ def _settle(answer: asyncio.Future[Message], said: Message | Exception) -> None:
 class SimRestLink:
     """`cut_off`: this client reaches nobody."""
 
+    connected = True
+
     def __init__(self, rest: Rest, process: Process, who: str, ask_recorder: AskRecorder) -> None:
         self.cut_off = False
         self._rest = rest
@@ -173,5 +175,6 @@ class SimRestLink:
             raise Unanswered("cut off")
         return await self._rest.ask(self._process, act, timeout_s)
 
-    async def send_log(self, chunk: LogChunk) -> None:
-        """Logs are no part of what a simulation looks at."""
+    async def send_log(self, chunk: LogChunk) -> int:
+        """Logs are no part of what a simulation looks at: each is heard, by nobody."""
+        return chunk.offset + len(chunk.text.encode())

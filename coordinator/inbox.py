@@ -29,7 +29,7 @@ from schemas.base import validation_sentence
 from schemas.errors import ErrorCode, FleetError
 from schemas.factory import FactoryDoc
 from schemas.ids import JobKey
-from schemas.messages import FromFactory, LogChunk, RosterNote
+from schemas.messages import FromFactory, LogChunk, LogHeard, RosterNote
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,9 @@ class Inbox:
             log.warning("a roster note was left out: %s", validation_sentence(error))
 
     def _heard_log(self, message: Message) -> None:
-        """Output is kept only from whoever holds the term, as far as the index knows."""
+        """Output is kept, and acknowledged, only from the holder of the term, as far as the index knows. A factory that
+        is not answered asks over REST, where the store is looked at.
+        """
         product_id, factory_id, job_id = parse_log(message.subject)
         try:
             chunk = LogChunk.model_validate_json(message.data)
@@ -120,7 +122,9 @@ class Inbox:
         if (chunk.product_id, chunk.job_id) == (product_id, job_id) and self._ctx.ready.is_held_by(
             JobKey(product_id, job_id), factory_id, chunk.session_id, chunk.lease_epoch
         ):
-            self._ctx.logs.append(chunk)
+            heard = self._ctx.logs.append(chunk)
+            if message.reply is not None and is_own_inbox(factory_id, message.reply):
+                self._ctx.publisher.send_answer(message.reply, LogHeard(heard=heard))
 
     def _heard_event(self, message: Message) -> None:
         product_id, job_id = message.subject.split(".")[3:5]

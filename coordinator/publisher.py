@@ -16,7 +16,7 @@ from bus.port import Bus, BusError
 from bus.subjects import ctl_subject, event_subject, roster_subject
 from runtime.loop import cancel
 from schemas.job import Job
-from schemas.messages import Control, RosterNote
+from schemas.messages import Control, RosterNote, WireMessage
 from schemas.projections import EventDoc
 
 WAITING_MAX = 10_000
@@ -51,6 +51,9 @@ class Publisher:
 
     def send_roster(self, factory_id: str, note: RosterNote) -> None:
         self._send(roster_subject(factory_id), note.to_doc())
+
+    def send_answer(self, reply: str, answer: WireMessage) -> None:
+        self._send(reply, answer.to_doc())
 
     def _send(self, subject: str, doc: dict[str, object], message_id: str | None = None) -> None:
         self._waiting.append(_Outgoing(subject, orjson.dumps(doc), message_id))

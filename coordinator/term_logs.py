@@ -29,32 +29,42 @@ class LogFiles:
         self._directory = directory
         self._heard: dict[Path, int] = {}
 
-    def append(self, chunk: LogChunk) -> None:
-        """What cannot be written is left out: a log is no reason to fail."""
+    def append(self, chunk: LogChunk) -> int:
+        """How many bytes of the log have been heard now. What cannot be written counts too: a log is no reason to fail,
+        nor to be sent again and again.
+        """
         path = self._path(JobKey(chunk.product_id, chunk.job_id), chunk.lease_epoch)
+        end = chunk.offset + len(chunk.text.encode())
         try:
-            self._append(path, chunk)
+            return max(end, self._append(path, chunk, end))
         except OSError as error:
             log.warning("output of term %d of %s is left out: %s", chunk.lease_epoch, chunk.job_id, error)
+            return end
 
-    def _append(self, path: Path, chunk: LogChunk) -> None:
+    def _append(self, path: Path, chunk: LogChunk, end: int) -> int:
         heard = self._heard[path] if path in self._heard else _read_heard(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if chunk.last is not None:
+            _note_end(path, is_there=chunk.last)
         data = chunk.text.encode()
         fresh = data[max(0, heard - chunk.offset) :] if chunk.offset < heard else data
         if not fresh or heard >= LOG_BYTES_MAX:
-            return
+            return heard
         if chunk.offset > heard:
             fresh = GAP.format(chunk.offset - heard).encode() + fresh
-        end = chunk.offset + len(data)
         if end >= LOG_BYTES_MAX:
             fresh += CUT.format(LOG_BYTES_MAX).encode()
-        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(fresh)
         path.with_suffix(".heard").write_text(str(end))
         while len(self._heard) >= REMEMBERED_MAX:
             del self._heard[next(iter(self._heard))]
         self._heard[path] = end
+        return end
+
+    def is_open(self, key: JobKey, lease_epoch: int) -> bool:
+        """Whether its sender has promised more of the log than has arrived."""
+        return self._path(key, lease_epoch).with_suffix(".open").exists()
 
     def epochs(self, key: JobKey) -> list[int]:
         folder = self._directory / key.product_id / key.job_id
@@ -76,6 +86,16 @@ class LogFiles:
 
     def _path(self, key: JobKey, lease_epoch: int) -> Path:
         return self._directory / key.product_id / key.job_id / f"{lease_epoch}.log"
+
+
+def _note_end(path: Path, *, is_there: bool) -> None:
+    """A sender that says where logs end has promised the end with its first chunk."""
+    promised = path.with_suffix(".open")
+    if is_there:
+        promised.unlink(missing_ok=True)
+        path.with_suffix(".ended").touch()
+    elif not promised.exists() and not path.with_suffix(".ended").exists():
+        promised.touch()
 
 
 def _read_heard(path: Path) -> int:

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 
 from bus.port import Bus, Message
 from bus.subjects import ANY, offer_subject
+from factory.asks import Asks
 from factory.held_terms import HeldTerms
 from factory.link.failover import FailoverLink
 from factory.link.port import Unanswered
-from factory.session import RETRY_FIRST_S, RETRY_MAX_S, Session
+from factory.session import RETRY_FIRST_S, RETRY_MAX_S, OpenSession, Session
 from schemas.base import validation_sentence
 from schemas.errors import FleetError
 from schemas.factory import Transport
@@ -35,49 +36,39 @@ class _HungUp(Exception):
 
 
 class Claiming:
-    """`capabilities`: what offers it listens for; the session's opening may change them before it listens."""
+    """Offers wake an idle seat over the bus; over REST a call is held open for work."""
 
     def __init__(
         self,
         session: Session,
+        opened: OpenSession,
         link: FailoverLink,
+        asks: Asks,
         held: HeldTerms,
         *,
         seats: int,
-        capabilities: tuple[str, ...],
         engines: frozenset[Engine],
         long_poll_s: float,
     ) -> None:
         self._session = session
+        self._opened = opened
         self._link = link
+        self._asks = asks
         self._held = held
         self._seats = seats
-        self.capabilities = capabilities
         self._engines = engines
         self._long_poll_s = long_poll_s
-        self._pending: set[str] = set()
-        self._closed = False
         self._hung_up = asyncio.Event()
         self._look = asyncio.Event()
-        self._answered = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def pending(self) -> tuple[str, ...]:
-        """Requests under which a grant may be on its way."""
-        return tuple(sorted(self._pending))
-
-    @property
     def seats_free(self) -> int:
-        return 0 if self._closed else max(0, self._seats - len(self._held) - len(self._pending))
-
-    def close(self) -> None:
-        """No more asks; those that are under way are waited for by whoever drains."""
-        self._closed = True
+        return 0 if self._asks.is_closed else max(0, self._seats - len(self._held) - len(self._asks))
 
     def hang_up(self) -> None:
         """Asks that wait for work wait no longer. Each is repeated once more under its requestId, without waiting: a
-        grant that was made but not heard is had that way, and is then known to whoever drains.
+        grant that was made but not heard is had that way, and is then known to the drain.
         """
         self._hung_up.set()
 
@@ -85,10 +76,11 @@ class Claiming:
         """A seat is free, or the transport changed."""
         self._look.set()
 
-    async def listen(self, bus: Bus, products: tuple[str, ...]) -> None:
-        for product_id in products:
-            for capability in (ANY, *self.capabilities):
-                await bus.subscribe(offer_subject(product_id, capability), self._heard_offer)
+    async def subscribe(self, bus: Bus) -> None:
+        """To the offers of its products for what it is entitled to."""
+        for product_id in self._opened.products:
+            for capability in (ANY, *self._opened.capabilities):
+                await bus.subscribe(offer_subject(product_id, capability), self.heard_offer)
 
     async def run(self) -> None:
         """Pulls once when a seat becomes free or the transport changes; over REST, waits there for work."""
@@ -107,12 +99,6 @@ class Claiming:
                     continue
             await self._look.wait()
 
-    async def settled(self) -> None:
-        """Returns when no ask is under way any more."""
-        while self._pending:
-            self._answered.clear()
-            await self._answered.wait()
-
     async def stop(self) -> None:
         for task in list(self._tasks):
             task.cancel()
@@ -120,13 +106,10 @@ class Claiming:
 
     def _request(self, **fields: Any) -> ClaimRequest:
         """Pending from here on: a heartbeat numbered above it names it, and it takes its seat."""
-        request = ClaimRequest(
-            **self._session.ask(), session_no=self._session.session_no, request_id=self._session.request_id(), **fields
-        )
-        self._pending.add(request.request_id)
-        return request
+        ask, request_id = self._session.ask(), self._asks.begin()
+        return ClaimRequest(**ask, session_no=self._opened.number, request_id=request_id, **fields)
 
-    def _heard_offer(self, message: Message) -> None:
+    def heard_offer(self, message: Message) -> None:
         """Advice: claimed if it fits, is fresh by the coordinator's clock, and is meant for this factory now."""
         try:
             offer = Offer.model_validate_json(message.data)
@@ -135,7 +118,7 @@ class Claiming:
             return
         late = offer.expires_at <= self._session.coordinator_now()
         meant = offer.round > 1 or self._session.factory_id in offer.invited
-        fits = offer.engine in self._engines and set(offer.capabilities) <= set(self.capabilities)
+        fits = offer.engine in self._engines and set(offer.capabilities) <= set(self._opened.capabilities)
         if late or not meant or not fits or self.seats_free == 0:
             return
         request = self._request(product_id=offer.product_id, job_id=offer.job_id)
@@ -170,8 +153,7 @@ class Claiming:
                     continue
                 return self._held.take(answer, asked_at_s, request.max)
         finally:
-            self._pending.discard(request.request_id)
-            self._answered.set()
+            self._asks.end(request.request_id)
 
     async def _answer(self, request: ClaimRequest) -> ClaimAnswer:
         """Raises Unanswered, FleetError, and _HungUp where it still waited for work."""

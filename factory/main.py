@@ -14,36 +14,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import psutil
 import typer
 
 from bus.nats import NatsBus
 from bus.none import NoBus
-from bus.port import Bus, BusError
-from bus.subjects import client_name, inbox_prefix, log_subject
-from factory.agent import Agent, AgentSettings, FencedSession
+from bus.port import Bus
+from bus.subjects import client_name, inbox_prefix
 from factory.detect import detected_here
 from factory.engines.port import EngineAdapter
 from factory.engines.shell import ShellEngine
-from factory.held_terms import HeldTermsSettings
 from factory.identity import Identity
-from factory.life import assembled
+from factory.life import Life, Parts
 from factory.link.bus import BusLink
 from factory.link.failover import FailoverLink
+from factory.link.log_link import LogLink
 from factory.link.rest import RestLink
+from factory.log_delivery import LogDelivery
+from factory.opening import FencedSession, MachineWords
 from factory.outbox import Outbox
 from factory.ports import Launch, Vitals
 from factory.process import EngineProcess, end_left_over_launchers
-from factory.prune import KEEP_S, Pruner
+from factory.prune import Pruner
 from factory.session import Session
 from factory.workspace import Workspaces
 from runtime.clock import SystemClock
 from runtime.entropy import system_entropy
 from runtime.lockfile import AlreadyLocked
+from runtime.loop import cancel
+from runtime.settings import Timers
 from schemas.errors import FleetError
 from schemas.ids import check_name
-from schemas.messages import LogChunk
 from schemas.work import Engine
 
 log = logging.getLogger("factory")
@@ -64,13 +65,13 @@ class Settings:
     seats: int = 1
     workspaces: tuple[tuple[str, Path], ...] = ()
     takeover: bool = False
-    rpc_timeout_s: float = 0.5
-    rest_timeout_s: float = 5.0
-    long_poll_s: float = 20.0
-    checkpoint_every_s: float = 60.0
-    idle_limit_s: float = 600.0
-    drain_grace_s: float = 30.0
-    keep_s: float = KEEP_S
+    rpc_timeout_s: float = Timers.rpc_timeout_s
+    rest_timeout_s: float = Timers.rest_timeout_s
+    long_poll_s: float = Timers.long_poll_s
+    checkpoint_every_s: float = Timers.checkpoint_every_s
+    idle_limit_s: float = Timers.idle_limit_s
+    drain_grace_s: float = Timers.drain_grace_s
+    keep_s: float = Timers.keep_s
     detect: bool = True
 
 
@@ -101,7 +102,7 @@ def make_bus(settings: Settings, session_id: str) -> Bus:
 
 @dataclass(frozen=True)
 class Edges:
-    """Where a factory meets the world. Whoever wants to look on puts these into others that do the same."""
+    """Where a factory meets the world. A recorder puts these into others that do the same."""
 
     bus: Callable[[Settings, str], Bus] = make_bus
     bus_link: Callable[[Bus, str, float], BusLink] = BusLink
@@ -114,7 +115,7 @@ async def run(settings: Settings, edges: Edges | None = None) -> None:
     """Raises AlreadyLocked, FencedSession, or FleetError where the coordinator refuses this factory."""
     edges = edges or Edges()
     identity = Identity(settings.data)
-    clock, entropy = SystemClock(), system_entropy()
+    entropy = system_entropy()
     session_id = entropy.token()
     bus = edges.bus(settings, session_id)
     rest = edges.rest_link(settings.url, settings.token, settings.rest_timeout_s)
@@ -124,74 +125,70 @@ async def run(settings: Settings, edges: Edges | None = None) -> None:
         if left_over:
             log.warning("%d engine(s) of an earlier session are ended", left_over)
         await bus.start()
-        link = FailoverLink(edges.bus_link(bus, settings.factory_id, settings.rpc_timeout_s), rest)
-        bus.on_change(link.bus_changed)
-        session = Session(settings.factory_id, link, clock, entropy, session_id)
         workspaces = edges.trees(settings.data / "work", dict(settings.workspaces))
         kept = await workspaces.set_aside_left_over()
         if kept:
             log.warning("%d tree(s) of an earlier session are kept in quarantine", kept)
-        agent, pruner = _assembled(settings, session, link, bus, rest, workspaces, edges.launch)
+        link = FailoverLink(edges.bus_link(bus, settings.factory_id, settings.rpc_timeout_s), rest)
+        bus.on_change(link.bus_changed)
+        session = Session(settings.factory_id, link, SystemClock(), entropy, session_id)
+        logs = LogLink(bus, settings.factory_id, settings.rpc_timeout_s, rest.send_log)
+        parts = _parts(settings, identity, session, link, bus, workspaces, edges.launch, logs)
+        life = Life(parts)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError):  # Windows has no such handlers: Ctrl-C ends it at once
-                loop.add_signal_handler(number, agent.drain)
-        products = await agent.open_session(identity.last_session_no(), identity.remember)
-        if products is not None:
-            pruning = asyncio.create_task(pruner.run(), name="pruning")
-            await agent.run(products)
+                loop.add_signal_handler(number, life.drain)
+        pruner = Pruner(settings.data, workspaces, life.is_live, SystemClock(), settings.keep_s)
+        pruning = asyncio.create_task(pruner.run(), name="pruning")
+        await life.run()
     finally:
         if pruning is not None:
-            pruning.cancel()
-            await asyncio.gather(pruning, return_exceptions=True)
+            await cancel(pruning)
         await bus.close()
         await rest.close()
         identity.release()
 
 
-def _assembled(
+def _parts(
     settings: Settings,
+    identity: Identity,
     session: Session,
     link: FailoverLink,
     bus: Bus,
-    rest: RestLink,
     workspaces: Workspaces,
     launch: Launch,
-) -> tuple[Agent, Pruner]:
-    async def send_log(chunk: LogChunk) -> None:
-        if bus.connected:
-            with suppress(BusError):
-                subject = log_subject(chunk.product_id, settings.factory_id, chunk.job_id)
-                await bus.publish(subject, orjson.dumps(chunk.to_doc()))
-                return
-        await rest.send_log(chunk)
-
-    engines = found_engines()
-    agent_settings = AgentSettings(
+    logs: LogLink,
+) -> Parts:
+    adapters = found_engines()
+    machine = MachineWords(
         capabilities=settings.capabilities,
-        engines=tuple(engines),
+        engines=tuple(adapters),
         workspaces=workspaces.roots,
         seats=settings.seats,
         vitals=lambda: vitals_of(settings.data),
         os_name=platform.system().lower(),
-        takeover=settings.takeover,
-        drain_grace_s=settings.drain_grace_s,
         detected=detected_here() if settings.detect else (),
     )
-    terms = settings.data / "terms"
-    made = assembled(
-        agent_settings,
-        HeldTermsSettings(terms, engines, settings.checkpoint_every_s, settings.idle_limit_s, launch),
+    return Parts(
+        machine=machine,
         session=session,
         link=link,
         bus=bus,
         clock=SystemClock(),
-        trees=workspaces,
+        identity=identity,
         outbox=Outbox(settings.data / "outbox"),
-        send_log=send_log,
+        logs=LogDelivery(settings.data / "logs", logs.send),
+        trees=workspaces,
+        launch=launch,
+        adapters=adapters,
+        terms=settings.data / "terms",
+        takeover=settings.takeover,
+        checkpoint_every_s=settings.checkpoint_every_s,
+        idle_limit_s=settings.idle_limit_s,
+        drain_grace_s=settings.drain_grace_s,
         long_poll_s=settings.long_poll_s,
     )
-    return made.agent, Pruner(terms, workspaces, made.held.is_live, SystemClock(), settings.keep_s)
 
 
 def vitals_of(folder: Path) -> Vitals:
@@ -207,6 +204,7 @@ def _workspace(text: str) -> tuple[str, Path]:
 
 
 app = typer.Typer(add_completion=False)
+T = Timers  # the defaults
 
 
 @app.command()
@@ -225,11 +223,15 @@ def main(
     takeover: Annotated[
         bool, typer.Option(help="Replace whichever session there is, even one that seems alive.")
     ] = False,
-    rpc_timeout: Annotated[float, typer.Option(help="Seconds before a bus request is repeated over REST.")] = 0.5,
-    long_poll: Annotated[float, typer.Option(help="Seconds that a claim over REST waits for work.")] = 20.0,
-    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
-    idle_limit: Annotated[float, typer.Option(help="Seconds without output after which an engine is stalled.")] = 600.0,
-    drain_grace: Annotated[float, typer.Option(help="Seconds that running jobs get after SIGTERM.")] = 30.0,
+    rpc_timeout: Annotated[
+        float, typer.Option(help="Seconds before a bus request is repeated over REST.")
+    ] = T.rpc_timeout_s,
+    long_poll: Annotated[float, typer.Option(help="Seconds that a claim over REST waits for work.")] = T.long_poll_s,
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = T.checkpoint_every_s,
+    idle_limit: Annotated[
+        float, typer.Option(help="Seconds of silence after which an engine is stalled.")
+    ] = T.idle_limit_s,
+    drain_grace: Annotated[float, typer.Option(help="Seconds that running jobs get after SIGTERM.")] = T.drain_grace_s,
     keep_days: Annotated[float, typer.Option(min=0, help="Days that finished trees and term folders are kept.")] = 7.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:

@@ -3,16 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from factory.process import Ended
-from factory.workspace import Saved, Worktree
 from schemas.messages import Grant
 
 
+class WorkspaceError(Exception):
+    """The tree cannot be made, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A snapshot of the tree as a commit; `ref` where it was pushed, `local` when it lies on this machine only."""
+
+    commit: str
+    tree: str
+    ref: str
+    local: bool
+
+
+@dataclass
+class Worktree:
+    """`remote`: where work is pushed, None for a scratch tree. `pushed`: the last snapshot's content and HEAD."""
+
+    path: Path
+    work_dir: Path
+    mirror: Path
+    remote: str | None
+    job_id: str
+    lease_epoch: int
+    base: str
+    local: bool
+    pushed: tuple[str, str] | None = None
+    embedded: tuple[str, ...] = ()  # repositories inside, as of the last snapshot
+    kept: str | None = None  # what the ref points to: the last snapshot, joined with those before it
+
+    @property
+    def ref(self) -> str:
+        return f"refs/gigafactory/{self.job_id}/{self.lease_epoch}"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """`reason`: exited, told, trust_lost, factory_gone, not_started or launcher_gone. `rc`: negative for a signal."""
+
+    reason: str
+    rc: int
+    error: str = ""
+
+
 class Trees(Protocol):
-    """Work trees, one a term. All but `prepare` may raise GitError; see Workspaces for what each does."""
+    """Work trees, one a term. `prepare` may raise WorkspaceError, the others GitError; see Workspaces."""
 
     async def prepare(self, grant: Grant) -> Worktree: ...
 

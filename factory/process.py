@@ -8,28 +8,19 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 import psutil
 
 from factory.credentials import note_trust
+from factory.ports import Ended
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 END_GRACE_S = 2.0
 READ_BYTES = 64 * 1024
 LOOK_S = 1.0
 MARK = "GIGAFACTORY_SCRATCH"  # in the environment of all that a term started: how it is found without its launcher
-
-
-@dataclass(frozen=True)
-class Ended:
-    """`reason`: exited, told, trust_lost, factory_gone, not_started or launcher_gone. `rc`: negative for a signal."""
-
-    reason: str
-    rc: int
-    error: str = ""
 
 
 class EngineProcess:

@@ -1,4 +1,5 @@
-"""Removes what finished terms left once it is old: their folders, and trees without a repository to be pushed to.
+"""Removes what finished terms left once it is old: their folders, trees without a repository to be pushed to, logs that
+no coordinator would hear.
 
 Only what is over, acknowledged and saved. Quarantine is a person's to empty.
 """
@@ -15,10 +16,10 @@ from pathlib import Path
 
 from factory.workspace import Workspaces
 from runtime.clock import Clock
+from runtime.settings import Timers
 
 log = logging.getLogger(__name__)
 
-KEEP_S = 7 * 24 * 3600.0
 PASS_MAX = 20  # per kind: a pass is short, and more of them follow while there is more to do
 PASS_EVERY_S = 3600.0
 NEXT_PASS_S = 5.0
@@ -30,11 +31,11 @@ _term = re.compile(r"(.+)-([0-9]+)")
 class Pruner:
     """`is_live`: of a job and epoch, whether its term runs or its end is not acknowledged. `keep_s` by wall time."""
 
-    terms: Path
+    data: Path
     workspaces: Workspaces
     is_live: Callable[[str, int], bool]
     clock: Clock
-    keep_s: float = KEEP_S
+    keep_s: float = Timers.keep_s
 
     async def run(self) -> None:
         while True:
@@ -59,6 +60,11 @@ class Pruner:
                 log.warning("%s stays where it is: %s", tree, error)
                 continue
             done += 1
+        for path in (await asyncio.to_thread(self._old_logs, before))[:PASS_MAX]:
+            log.warning("%s was never heard by a coordinator, and goes", path)
+            for file in (path, path.with_suffix(".json")):
+                file.unlink(missing_ok=True)
+            done += 1
         if done:
             log.info("%d leftovers of terms that ended long ago are tidied away", done)
         return done
@@ -66,13 +72,16 @@ class Pruner:
     def _old_terms(self, before: float) -> list[Path]:
         """A launcher's note means that nobody has yet made sure of its death."""
         found = []
-        for folder in sorted(self.terms.glob("*")):
+        for folder in sorted((self.data / "terms").glob("*")):
             name = _term.fullmatch(folder.name)
             if name is None or self.is_live(name[1], int(name[2])) or (folder / "launcher.json").exists():
                 continue
             if all(_older(path, before) for path in (folder, *folder.iterdir())):
                 found.append(folder)
         return found
+
+    def _old_logs(self, before: float) -> list[Path]:
+        return [path for path in sorted((self.data / "logs").glob("*.log")) if _older(path, before)]
 
     def _old_trees(self, before: float) -> list[Path]:
         trees = self.workspaces.finished()

@@ -1,9 +1,10 @@
-"""What every message of a session carries, and calling until there is an answer."""
+"""One life of the factory's process, as coordinators know it: its identity on the wire, and what its hello opened."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -25,15 +26,31 @@ class Answered(NamedTuple):
     asked_at_s: float
 
 
+@dataclass(frozen=True)
+class OpenSession:
+    """What the coordinator answered to the hello, from which everything that works in this session is made.
+
+    `capabilities`: of those said, the ones that the enrolment entitles to.
+    """
+
+    number: int
+    products: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    heartbeat_s: float
+    lease_ttl_s: float
+    trust_margin_s: float
+
+
 class Session:
-    """One session's identity on the wire. `ask_no` rises with every ask, so that the coordinator can order them."""
+    """What each message of a session begins with. `ask_no` rises with every ask, so that the coordinator can order
+    them.
+    """
 
     def __init__(
         self, factory_id: str, link: Link, clock: Clock, entropy: Entropy, session_id: str | None = None
     ) -> None:
         self.factory_id = factory_id
         self.session_id = session_id or entropy.token()
-        self.session_no = 0
         self._ask_no = 0
         self._link = link
         self._clock = clock
@@ -62,6 +79,7 @@ class Session:
         return {"factory_id": self.factory_id, "session_id": self.session_id, "ask_no": self._ask_no}
 
     def of_term(self, grant: Grant) -> dict[str, Any]:
+        """The fields that every message about a term begins with."""
         return {
             **self.ask(),
             "product_id": grant.product_id,
@@ -70,11 +88,11 @@ class Session:
         }
 
     async def call(self, op: str, message: dict[str, Any]) -> dict[str, Any]:
-        """Once. Raises Unanswered or FleetError."""
+        """Asks once. Raises Unanswered or FleetError."""
         return await self._link.call(op, message)
 
     async def insist(self, op: str, message: dict[str, Any]) -> Answered:
-        """Until it is answered. Raises FleetError for a refusal."""
+        """Asks until it is answered. Raises FleetError for a refusal."""
         wait_s = RETRY_FIRST_S
         while True:
             asked_at_s = self._clock.boot_s()

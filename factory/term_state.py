@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from factory.trust import TrustWindow
-from schemas.messages import Grant, StopOrder
+from schemas.messages import Grant, HeldTerm, StopOrder, TermAnswer
 from schemas.outcome import Outcome
 
 
@@ -61,6 +61,22 @@ class TermState:
 
     def progressed(self, now_s: float) -> None:
         self.progress_s = now_s
+
+    def heard_start(self, asked_at_s: float, answer: TermAnswer, now_s: float) -> None:
+        """The start is acknowledged: from now on the lease says how long the term may be trusted."""
+        self.start_acknowledged = True
+        self.trust.extend(asked_at_s, answer.term.lease_left_s, now_s)
+        if answer.stop is not None:
+            self.heard_stop(answer.stop, now_s)
+
+    def heard_term(self, told: HeldTerm, asked_at_s: float, now_s: float) -> None:
+        """A heartbeat's answer about this term. It extends a term only once its start is acknowledged."""
+        if not told.granted:
+            self.heard_fenced()
+        elif told.term is not None and self.start_acknowledged:
+            self.trust.extend(asked_at_s, told.term.lease_left_s, now_s)
+        if told.stop is not None:
+            self.heard_stop(told.stop, now_s)
 
     def heard_stop(self, stop: StopOrder, now_s: float) -> None:
         """Cancel overrides preempt, never the reverse; a repeat of the same order never moves its deadline back."""

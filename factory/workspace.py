@@ -16,11 +16,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from factory import tree_snapshot
 from factory.git import GitError, git
+from factory.ports import Saved, WorkspaceError, Worktree
 from factory.tree_snapshot import TreeSnapshot, git_in
 from runtime.queues import KeyedQueues
 from schemas.messages import Grant
@@ -30,41 +30,6 @@ log = logging.getLogger(__name__)
 
 _ref = re.compile(r"refs/gigafactory/[a-z0-9_-]+/[0-9]+")
 _commit = re.compile(r"[0-9a-f]{40,64}")
-
-
-class WorkspaceError(Exception):
-    """The tree cannot be made, in a sentence."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A snapshot of the tree as a commit; `ref` where it was pushed, `local` when it lies on this machine only."""
-
-    commit: str
-    tree: str
-    ref: str
-    local: bool
-
-
-@dataclass
-class Worktree:
-    """`remote`: where work is pushed, None for a scratch tree. `pushed`: the last snapshot's content and HEAD."""
-
-    path: Path
-    work_dir: Path
-    mirror: Path
-    remote: str | None
-    job_id: str
-    lease_epoch: int
-    base: str
-    local: bool
-    pushed: tuple[str, str] | None = None
-    embedded: tuple[str, ...] = ()  # repositories inside, as of the last snapshot
-    kept: str | None = None  # what the ref points to: the last snapshot, joined with those before it
-
-    @property
-    def ref(self) -> str:
-        return f"refs/gigafactory/{self.job_id}/{self.lease_epoch}"
 
 
 class Workspaces:

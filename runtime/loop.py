@@ -16,10 +16,11 @@ log = logging.getLogger(__name__)
 RunOnce = Callable[[datetime], Awaitable[Any]]
 
 
-async def cancel(task: asyncio.Task[Any]) -> None:
-    """Cancels a task and returns when it is over. Whoever is cancelled while waiting here is told so."""
-    task.cancel()
-    await asyncio.wait({task})
+async def cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks and returns when they are over. A caller that is cancelled while it waits here is told so."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 @contextlib.contextmanager

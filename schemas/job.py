@@ -124,6 +124,9 @@ class Job(Request):
             and self.lease_epoch == lease_epoch
         )
 
+    def is_in_term(self, lease_epoch: int) -> bool:
+        return self.held and self.lease_epoch == lease_epoch
+
     @property
     def is_finished(self) -> bool:
         """Nothing will happen to it by itself any more."""

@@ -150,6 +150,13 @@ class LogChunk(WireMessage, TermRef):
     session_id: SessionId = "rest"
     offset: Count
     text: Annotated[str, Field(max_length=LOG_CHUNK_MAX)]
+    last: bool | None = None  # whether the log ends with it; None: its sender does not say where logs end
+
+
+class LogHeard(WireMessage):
+    """The acknowledgement of a chunk: how many bytes of the log have been heard."""
+
+    heard: Count
 
 
 class NextRequest(Schema):

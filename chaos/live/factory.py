@@ -21,13 +21,13 @@ import orjson
 from bus.port import Bus
 from chaos.live.recorder import Recorder
 from chaos.recording import AskRecorder, Message, Note, NotedBusLink
-from factory.agent import FencedSession
 from factory.git import GitError, git
 from factory.link.rest import RestLink
 from factory.main import EXIT_FENCED, Edges, Settings, make_bus, run
-from factory.ports import RunningEngine
+from factory.opening import FencedSession
+from factory.ports import RunningEngine, Saved, Worktree
 from factory.process import EngineProcess
-from factory.workspace import Saved, Workspaces, Worktree
+from factory.workspace import Workspaces
 from schemas.messages import Grant
 from schemas.work import Engine
 

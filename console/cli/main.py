@@ -283,6 +283,8 @@ def logs(
             for name, data, _ in client.stream(path + query):
                 if name == "log":
                     typer.echo(orjson.dumps(data).decode() if as_json else data["text"], nl=as_json)
+                elif name == "end" and not as_json:
+                    _say_if_cut(complete=data.get("complete", True))
             return
         whole = page = client.get(path, epoch=epoch)
         while page["nextOffset"] != page["offset"]:
@@ -292,7 +294,14 @@ def logs(
             if as_json:
                 whole = {**whole, "text": whole["text"] + page["text"], "nextOffset": page["nextOffset"]}
         if as_json:
-            _print_json(whole)
+            _print_json({**whole, "complete": page.get("complete", True)})
+        else:
+            _say_if_cut(complete=page.get("complete", True))
+
+
+def _say_if_cut(*, complete: bool) -> None:
+    if not complete:
+        typer.echo("\n[... the rest of this log has not arrived from its factory ...]")
 
 
 @app.command()

@@ -12,10 +12,10 @@ from coordinator.domain.table import Action
 from coordinator.handlers.answers import check_applied, stop_order, term_times
 from coordinator.handlers.claims import claim
 from coordinator.handlers.quotas import gate_engine
-from coordinator.store.queries import read_job
+from coordinator.store.queries import read_job, read_run
 from coordinator.transact import Applied
 from schemas.errors import ErrorCode, FleetError
-from schemas.ids import JobKey, checkpoint_op, end_op, start_op
+from schemas.ids import JobKey, checkpoint_op, end_op, run_id, start_op
 from schemas.job import Job, Stage
 from schemas.messages import (
     CheckpointRequest,
@@ -50,6 +50,18 @@ async def check_holder(ctx: Context, key: JobKey, factory_id: str, session_id: s
     if not stored.job.is_held_by(factory_id, session_id, lease_epoch):
         raise _fenced(key, lease_epoch, "is not yours")
     return stored.job
+
+
+async def check_held_or_was(ctx: Context, key: JobKey, factory_id: str, session_id: str, lease_epoch: int) -> None:
+    """Raises fenced unless this session holds the term, or held it before: by the record of its run."""
+    stored = await read_job(ctx.store, key)
+    if stored is not None and stored.job.is_held_by(factory_id, session_id, lease_epoch):
+        return
+    if stored is None:
+        raise FleetError(ErrorCode.NOT_FOUND, f"there is no job {key.job_id} in product {key.product_id}")
+    run = await read_run(ctx.store, key.job_id, run_id(key.job_id, lease_epoch))
+    if run is None or (run.factory_id, run.session_id) != (factory_id, session_id):
+        raise _fenced(key, lease_epoch, "is not yours")
 
 
 async def _term_answer(ctx: Context, request: FromHolder, rewrite_after_s: float | None = None) -> TermAnswer:

@@ -123,13 +123,16 @@ class Explanation(Schema):
 
 
 class LogPage(Schema):
-    """`epochs`: the terms that printed anything. Ask on from `nextOffset`; it equals `offset` at the end."""
+    """`epochs`: the terms that printed anything. Ask on from `nextOffset`; it equals `offset` at the end. `complete`
+    false: more of this log is still on its factory's disk, or lost with it.
+    """
 
     lease_epoch: int
     epochs: tuple[int, ...]
     offset: int
     text: str
     next_offset: int
+    complete: bool = True
 
 
 class HeldJob(Schema):

@@ -126,13 +126,16 @@ class ReleaseBody(TermBody):
 
 
 class LogBody(Schema):
-    """`offset`: the bytes of the term's output, in UTF-8, that came before."""
+    """`offset`: the bytes of the term's output, in UTF-8, that came before. `last`: whether the output ends with it;
+    left out, nobody expects an end.
+    """
 
     v: Literal[1] = 1
     session_id: SessionId = "rest"
     lease_epoch: LeaseEpoch
     offset: Count
     text: Annotated[str, Field(max_length=LOG_CHUNK_MAX)]
+    last: bool | None = None
 
 
 def own_name(principal: Principal, named: str | None) -> str:

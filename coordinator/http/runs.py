@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Body, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from coordinator.handlers.terms import check_holder
+from coordinator.handlers.terms import check_held_or_was
 from coordinator.http.answers import EventsPage, Explanation, LogPage, RunsPage
 from coordinator.http.app_state import context_of
 from coordinator.http.auth import Anybody, Factory, job_key
@@ -22,12 +22,13 @@ from coordinator.http.sse import POLL_S, Ticks, check_still_allowed, mode_of, ss
 from coordinator.reads.histories import read_events, read_explanation
 from coordinator.reads.jobs import read_found
 from coordinator.store.queries import runs_of
-from schemas.messages import LogChunk
+from schemas.messages import LogChunk, LogHeard
 
 router = make_router("runs", "/api/fleet/jobs/{job_id}")
 
 RUNS_PAGE = 100
 NUMBER_MAX = 2**53
+REST_OF_LOG_S = 10.0  # how long a follower waits for the rest of the log of a term that is over
 SeenUpTo = Annotated[int, Query(ge=0, le=NUMBER_MAX)]
 
 
@@ -131,37 +132,45 @@ async def read_logs(
     chosen = epoch or (job.lease_epoch if job.held else max(epochs, default=max(1, job.granted_epoch)))
     if not follow:
         text, after = ctx.logs.read(key, chosen, offset)
-        return LogPage(lease_epoch=chosen, epochs=tuple(epochs), offset=offset, text=text, next_offset=after)
+        return LogPage(
+            lease_epoch=chosen,
+            epochs=tuple(epochs),
+            offset=offset,
+            text=text,
+            next_offset=after,
+            complete=not ctx.logs.is_open(key, chosen),
+        )
 
     async def lines() -> AsyncIterator[str]:
-        at = offset
+        at, over_s = offset, 0.0
         while not ctx.closing.is_set():
             await check_still_allowed(request, key.product_id)
-            job_now = await read_found(
-                context_of(request), key
-            )  # before the log is read: what it printed last is not left out
+            job_now = await read_found(ctx, key)  # before the log is read: what it printed last is not left out
+            complete = not ctx.logs.is_open(key, chosen)
             text, after = ctx.logs.read(key, chosen, at)
             if text:
                 at = after
                 yield sse("log", {"leaseEpoch": chosen, "text": text}, event_id=str(at))
                 continue
-            if not job_now.held or job_now.lease_epoch != chosen:
-                yield sse("end", {"stage": str(job_now.stage)})
-                return
+            if not job_now.is_in_term(chosen):
+                if complete or over_s >= REST_OF_LOG_S:
+                    yield sse("end", {"stage": str(job_now.stage), "complete": complete})
+                    return
+                over_s += POLL_S / 4
             await asyncio.sleep(POLL_S / 4)
 
     return streaming(lines())
 
 
-@router.post("/logs", status_code=204, summary="The holder's output, bounded")
+@router.post("/logs", summary="The holder's output, bounded", responses=answers(examples.LOG_HEARD))
 async def write_logs(
     request: Request,
     principal: Factory,
     job_id: str,
     body: Annotated[LogBody, Body(openapi_examples=named(chunk=terms_examples.LOG))],
-) -> None:
-    """A repeat changes nothing; a gap is marked."""
+) -> LogHeard:
+    """A repeat changes nothing; a gap is marked. What a term printed last may come after its end."""
     ctx, key = context_of(request), job_key(request, principal, job_id)
     chunk = LogChunk(product_id=key.product_id, job_id=key.job_id, **dict(body))
-    await check_holder(ctx, key, principal.id, chunk.session_id, chunk.lease_epoch)
-    ctx.logs.append(chunk)
+    await check_held_or_was(ctx, key, principal.id, chunk.session_id, chunk.lease_epoch)
+    return LogHeard(heard=ctx.logs.append(chunk))

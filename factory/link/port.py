@@ -10,5 +10,10 @@ class Unanswered(Exception):
 
 
 class Link(Protocol):
+    """`connected`: whether it is worth a try."""
+
+    @property
+    def connected(self) -> bool: ...
+
     async def call(self, op: str, message: dict[str, Any]) -> dict[str, Any]:
         """The answer. Raises FleetError for a refusal, Unanswered for none."""

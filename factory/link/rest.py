@@ -36,6 +36,11 @@ class RestLink:
             trust_env=False,
         )
 
+    @property
+    def connected(self) -> bool:
+        """Nobody knows before asking."""
+        return True
+
     async def close(self) -> None:
         await self._http.aclose()
 
@@ -52,9 +57,12 @@ class RestLink:
             body["checkpoint"] = {name: body.pop(name) for name in CHECKPOINT_FIELDS if name in body}
         return await self._send(method, path, body, headers, float(message.get("waitS") or 0) + self._timeout_s)
 
-    async def send_log(self, chunk: LogChunk) -> None:
+    async def send_log(self, chunk: LogChunk) -> int:
+        """How many bytes of the log were heard. A coordinator of an older release does not say: then all were."""
         path = f"/api/fleet/jobs/{chunk.job_id}/logs"
-        await self._send("POST", path, chunk.to_doc(), {"x-product-id": chunk.product_id}, self._timeout_s)
+        headers = {"x-product-id": chunk.product_id}
+        answer = await self._send("POST", path, chunk.to_doc(), headers, self._timeout_s)
+        return int(answer.get("heard", chunk.offset + len(chunk.text.encode())))
 
     async def _send(
         self, method: str, path: str, body: dict[str, Any], headers: dict[str, str], timeout_s: float

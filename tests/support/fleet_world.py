@@ -21,16 +21,19 @@ from coordinator.assembly import running
 from coordinator.context import Context
 from coordinator.handlers import enrolment
 from coordinator.inbox import OPS
-from factory.agent import AgentSettings
+from factory.claiming import Claiming
 from factory.engines.shell import ShellEngine
-from factory.held_terms import HeldTermsSettings
+from factory.held_terms import HeldTerms
 from factory.identity import Identity
-from factory.life import assembled
+from factory.life import Life, Parts, Work
 from factory.link.bus import BusLink
 from factory.link.failover import FailoverLink
 from factory.link.port import Unanswered
+from factory.log_delivery import LogDelivery
+from factory.opening import MachineWords
 from factory.outbox import Outbox
 from factory.ports import Vitals
+from factory.process import EngineProcess
 from factory.session import Session
 from factory.term import TermEnd, Tools
 from factory.term_state import OUTCOME_OF, TermState
@@ -100,7 +103,7 @@ class ScriptedTerm:
         outcome = OUTCOME_OF[reason]
         return TermEnd(Result(outcome=outcome), release=outcome not in (Outcome.TIMEOUT, Outcome.STALLED))
 
-    async def tidy(self, *, superseded: bool) -> None:
+    async def tidy(self, end: TermEnd, *, superseded: bool) -> None:
         self.kept = superseded
 
 
@@ -148,6 +151,8 @@ class TappedBusLink(BusLink):
 class HandlersLink:
     """Where REST would be: the same handlers, without HTTP. The real thing is used in tests/e2e."""
 
+    connected = True
+
     def __init__(self, ctx: Context) -> None:
         self.way = Way()
         self._ctx = ctx
@@ -173,61 +178,78 @@ class FactoryLife:
         capabilities: tuple[str, ...],
         drain_grace_s: float,
         takeover: bool,
+        detected: tuple[str, ...],
+        entitled: tuple[str, ...],
     ) -> None:
         clock, entropy = LoopClock(), world.entropy
         self.identity = Identity(data)
         self.outbox = Outbox(data / "outbox")
-        rights = factory_rights(factory_id, (PRODUCT,), capabilities)
+        rights = factory_rights(factory_id, (PRODUCT,), entitled)
         self.bus = MemoryBus(world.broker, name=factory_id, inbox_prefix=inbox_prefix(factory_id), rights=rights)
         bus_link, rest_link = TappedBusLink(self.bus, factory_id), HandlersLink(world.ctx)
         self.over_bus, self.over_rest = bus_link.way, rest_link.way
-        self.link = FailoverLink(bus_link, rest_link)  # type: ignore[arg-type]
+        self.link = FailoverLink(bus_link, rest_link)
         self.bus.on_change(self.link.bus_changed)
         self.session = Session(factory_id, self.link, clock, entropy)
         engines = {Engine.SHELL: ShellEngine()}
 
-        async def send_log(chunk: LogChunk) -> None: ...
+        async def send_log(chunk: LogChunk) -> int:
+            return chunk.offset + len(chunk.text.encode())
 
-        settings = AgentSettings(
-            capabilities,
-            tuple(engines),
-            (),
-            seats,
-            lambda: vitals(),  # looked up at each call, so that a test can break it
-            "linux",
-            takeover=takeover,
-            drain_grace_s=drain_grace_s,
-        )
-        self.agent, self.held, self.claiming = assembled(
-            settings,
-            HeldTermsSettings(data / "terms", engines, 60.0, 600.0),
+        parts = Parts(
+            machine=MachineWords(
+                capabilities=capabilities,
+                engines=tuple(engines),
+                workspaces=(),
+                seats=seats,
+                vitals=lambda: vitals(),  # looked up at each call, so that a test can break it
+                os_name="linux",
+                detected=detected,
+            ),
             session=self.session,
             link=self.link,
             bus=self.bus,
             clock=clock,
-            trees=Workspaces(data / "work", {}),
+            identity=self.identity,
             outbox=self.outbox,
-            send_log=send_log,
-            long_poll_s=20.0,
+            logs=LogDelivery(data / "logs", send_log),
+            trees=Workspaces(data / "work", {}),
+            launch=EngineProcess.start,
+            adapters=engines,
+            terms=data / "terms",
+            takeover=takeover,
+            drain_grace_s=drain_grace_s,
         )
+        self.life = Life(parts)
         self.task = asyncio.create_task(self._live())
 
     async def _live(self) -> None:
         await self.bus.start()
         try:
-            products = await self.agent.open_session(self.identity.last_session_no(), self.identity.remember)
-            if products is not None:
-                await self.agent.run(products)
+            await self.life.run()
         finally:
             await self.bus.close()
             self.identity.release()
+
+    @property
+    def work(self) -> Work:
+        assert self.life.work is not None
+        return self.life.work
+
+    @property
+    def held(self) -> HeldTerms:
+        return self.work.held
+
+    @property
+    def claiming(self) -> Claiming:
+        return self.work.claiming
 
     @property
     def asked(self) -> list[tuple[str, Message]]:
         return self.over_bus.asked + self.over_rest.asked
 
     async def opened(self) -> FactoryLife:
-        await eventually(lambda: self.session.session_no > 0 or self.task.done(), within_s=60.0)
+        await eventually(lambda: self.life.work is not None or self.task.done(), within_s=60.0)
         return self
 
     async def died(self) -> None:
@@ -256,12 +278,15 @@ class FleetWorld:
         data: str | None = None,
         drain_grace_s: float = 30.0,
         takeover: bool = False,
+        detected: tuple[str, ...] = (),
+        entitled: tuple[str, ...] | None = None,
     ) -> FactoryLife:
         """Begins a life; wait for `opened`. `data`: a folder other than the factory's usual one."""
-        doc = FactoryDoc(id=factory_id, product_id=PRODUCT, products=(PRODUCT,), enrolled_capabilities=capabilities)
+        may = capabilities if entitled is None else entitled
+        doc = FactoryDoc(id=factory_id, product_id=PRODUCT, products=(PRODUCT,), enrolled_capabilities=may)
         await enrolment.enroll(self.ctx, doc)
         folder = self.folder / (data or factory_id)
-        life = FactoryLife(self, factory_id, folder, seats, capabilities, drain_grace_s, takeover)
+        life = FactoryLife(self, factory_id, folder, seats, capabilities, drain_grace_s, takeover, detected, may)
         self.lives.append(life)
         return life
 
@@ -277,7 +302,7 @@ class FleetWorld:
 
 @asynccontextmanager
 async def fleet_world(folder: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[FleetWorld]:
-    patch.setattr("factory.held_terms.Term", ScriptedTerm)
+    patch.setattr("factory.life.Term", ScriptedTerm)
     SCRIPTED.clear()
     world = FleetWorld(folder)
     async with running(world.coordinator):

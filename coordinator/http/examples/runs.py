@@ -47,4 +47,5 @@ EXPLANATION = {
     ],
     "history": [EVENT],
 }
-LOG_PAGE = {"leaseEpoch": 1, "epochs": [1], "offset": 0, "text": "compiling\n", "nextOffset": 10}
+LOG_PAGE = {"leaseEpoch": 1, "epochs": [1], "offset": 0, "text": "compiling\n", "nextOffset": 10, "complete": True}
+LOG_HEARD = {"v": 1, "heard": 10}

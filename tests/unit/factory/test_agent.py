@@ -12,7 +12,7 @@ import pytest
 
 from bus.memory import BusFaults
 from bus.subjects import ANY, offer_subject
-from factory.agent import FencedSession
+from factory.opening import FencedSession
 from factory.ports import Vitals
 from schemas.factory import Transport
 from schemas.job import Stage
@@ -49,7 +49,7 @@ async def test_a_new_session_says_the_old_ones_report_as_the_old_one_and_hello_o
         assert all(message.get("next") is None for message in reports)
         assert await ends(world, job) == [("reported", 1)]
         assert (await job_now(world.ctx, job)).stage is Stage.REVIEW
-        assert (old.session.session_no, new.session.session_no) == (1, 2)
+        assert (old.work.opened.number, new.work.opened.number) == (1, 2)
         assert not new.outbox.pending()
 
 
@@ -84,7 +84,7 @@ async def test_a_fenced_session_ends_kills_its_engine_and_says_nothing_more(
         await asyncio.sleep(120)
         assert len(old.asked) == said
         assert not old.outbox.pending(), "a fenced term has nothing to report"
-        assert new.session.session_no == 8
+        assert new.work.opened.number == 8
         assert await ends(world, job) == [("reaped", 1)]
 
 
@@ -101,7 +101,7 @@ async def test_a_machine_whose_counter_has_fallen_behind_anothers_takes_over_whe
         with pytest.raises(FencedSession):
             await (await world.factory("f1")).task
         back = await (await world.factory("f1", takeover=True)).opened()
-        assert (other.session.session_no, back.session.session_no) == (8, 9)
+        assert (other.work.opened.number, back.work.opened.number) == (8, 9)
         with pytest.raises(FencedSession):
             await other.task
 
@@ -124,7 +124,7 @@ async def test_a_draining_factory_claims_nothing_new_and_its_heartbeat_is_the_la
 ) -> None:
     async with fleet_world(tmp_path, monkeypatch) as world:
         job, life, term = await at_work(world)
-        life.agent.drain()
+        life.life.drain()
         other = await submitted(world.ctx, "two")
         await asyncio.sleep(10)
         assert term.running, "it may finish within the grace"
@@ -143,7 +143,7 @@ async def test_what_outlasts_the_grace_is_released_and_the_factory_ends(
 ) -> None:
     async with fleet_world(tmp_path, monkeypatch) as world:
         job, life, term = await at_work(world)
-        life.agent.drain()
+        life.life.drain()
         await life.task
         assert not term.running
         assert await ends(world, job) == [("released", 1)]
@@ -159,8 +159,8 @@ async def test_a_grant_that_arrives_while_it_drains_is_released_at_once_without_
         await asyncio.sleep(1)
         life.over_bus.late_s = {"claim": 3.0}
         job = await submitted(world.ctx)
-        await eventually(lambda: life.claiming.pending)
-        life.agent.drain()
+        await eventually(lambda: life.work.asks.pending)
+        life.life.drain()
         await life.task
         assert [term.began_s for term in world.terms] == [None]
         assert await ends(world, job) == [("released", 1)]
@@ -187,7 +187,7 @@ async def test_a_drain_does_not_wait_for_the_work_that_an_idle_factory_was_waiti
     async with fleet_world(tmp_path, monkeypatch) as world:
         life = await polling(world)
         life.over_rest.late_s = {"heartbeat": 2.0}
-        life.agent.drain()
+        life.life.drain()
         await asyncio.sleep(1)
         assert len(claims(life)) == 1, "nobody is known to have heard that it drains"
         life.over_rest.heal()
@@ -209,7 +209,7 @@ async def test_a_grant_whose_answer_a_drain_did_not_wait_for_is_had_by_its_id_an
         job = await submitted(world.ctx)
         await stage_is(world, job, Stage.ASSIGNED)  # it is granted, and the answer is on its way
         life.over_rest.heal()  # for what comes after it
-        life.agent.drain()
+        life.life.drain()
         await asyncio.wait_for(life.task, 5.0)
         (first, _), (second, _) = claims(life)
         assert first == second
@@ -226,7 +226,7 @@ async def test_a_drain_with_nobody_to_hear_it_asks_for_a_lost_grant_for_a_while_
     async with fleet_world(tmp_path, monkeypatch) as world:
         life = await polling(world)
         life.over_rest.cut()
-        life.agent.drain()
+        life.life.drain()
         await asyncio.wait_for(life.task, 20.0)
         assert len({request_id for request_id, _ in claims(life)}) == 1
         assert {wait_s for _, wait_s in claims(life)[1:]} == {0.0}
@@ -241,7 +241,7 @@ async def test_a_factory_that_is_drained_before_anybody_answered_its_hello_just_
         for way in (life.over_bus, life.over_rest):
             way.cut()
         await asyncio.sleep(20)
-        life.agent.drain()
+        life.life.drain()
         await asyncio.wait_for(life.task, 1.0)
         assert {op for op, _ in life.asked} == {"hello"}
 
@@ -399,6 +399,6 @@ async def test_offers_heard_together_are_claimed_for_the_free_seats_only(
         await asyncio.sleep(0.5)
         claimed = {message["requestId"] for op, message in life.asked if op == "claim" and message.get("jobId")}
         assert len(life.asked) > before
-        assert claimed == set(life.claiming.pending)
+        assert claimed == set(life.work.asks.pending)
         assert len(claimed) == 2
         assert life.claiming.seats_free == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from schemas.ids import check_name
 from schemas.job import Stage
 from schemas.messages import HelloAnswer
 from tests.support.fleet import job_now, submitted
-from tests.support.fleet_world import FactoryLife, fleet_world
+from tests.support.fleet_world import fleet_world
 from tests.support.virtual import in_virtual_time
 from tests.unit.factory.test_held_terms import stage_is
 
@@ -42,23 +41,16 @@ def test_what_can_be_found_are_words_that_a_manifest_may_use() -> None:
     assert len(every) <= 64
 
 
-def on_machine(life: FactoryLife, *, configured: tuple[str, ...], found: tuple[str, ...]) -> None:
-    """Before its session is opened."""
-    life.agent._settings = dataclasses.replace(life.agent._settings, capabilities=configured, detected=found)
-    life.claiming.capabilities = configured
-
-
 @in_virtual_time
 async def test_a_coordinator_that_does_not_say_what_it_grants_leaves_a_factory_with_what_was_configured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with fleet_world(tmp_path, monkeypatch) as world:
-        life = await world.factory("f1", capabilities=("docker", "gpu"))
-        on_machine(life, configured=("gpu",), found=("docker",))
         plain = HelloAnswer.model_validate
         monkeypatch.setattr(HelloAnswer, "model_validate", lambda doc: plain({**doc, "capabilities": None}))
+        life = await world.factory("f1", capabilities=("gpu",), detected=("docker",), entitled=("docker", "gpu"))
         await life.opened()
-        assert life.claiming.capabilities == ("gpu",)
+        assert life.work.opened.capabilities == ("gpu",)
 
 
 @in_virtual_time
@@ -66,12 +58,12 @@ async def test_what_was_configured_comes_first_where_a_hello_has_no_room_for_all
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with fleet_world(tmp_path, monkeypatch) as world:
-        life = await world.factory("f1")
-        on_machine(life, configured=("zebra",), found=tuple(f"tool-{number}" for number in range(100)))
+        found = tuple(f"tool-{number}" for number in range(100))
+        life = await world.factory("f1", capabilities=("zebra",), detected=found, entitled=())
         await life.opened()
         said = next(message["capabilities"] for op, message in life.asked if op == "hello")
         assert (said[0], len(said)) == ("zebra", 64)
-        assert life.claiming.capabilities == ()
+        assert life.work.opened.capabilities == ()
         assert [one.levelname for one in caplog.records if "not enrolled for, and left out" in one.message] == [
             "WARNING"
         ]
@@ -81,13 +73,13 @@ async def test_what_was_configured_comes_first_where_a_hello_has_no_room_for_all
 async def test_what_is_found_is_offered_as_far_as_the_factory_is_enrolled_for_it_and_no_further(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "factory.agent")
+    caplog.set_level(logging.INFO, "factory.opening")
     async with fleet_world(tmp_path, monkeypatch) as world:
-        life = await world.factory("f1", capabilities=("docker", "gpu"))
-        on_machine(life, configured=("gpu",), found=("docker", "git"))
+        entitled = ("docker", "gpu")
+        life = await world.factory("f1", capabilities=("gpu",), detected=("docker", "git"), entitled=entitled)
         await life.opened()
         await asyncio.sleep(1)
-        assert life.claiming.capabilities == ("docker", "gpu")
+        assert life.work.opened.capabilities == ("docker", "gpu")
         mine = await submitted(world.ctx, "mine", capabilities="[docker]")
         other = await submitted(world.ctx, "other", capabilities="[git]")
         await stage_is(world, mine, Stage.BUILDING)

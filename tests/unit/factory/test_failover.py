@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from factory.agent import BEAT_UNSURE_S
+from factory.heartbeat import BEAT_UNSURE_S
 from factory.link.failover import FailoverLink
 from factory.link.port import Unanswered
 from schemas.errors import ErrorCode, FleetError

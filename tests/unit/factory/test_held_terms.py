@@ -70,11 +70,11 @@ async def test_of_two_jobs_that_two_tries_of_one_ask_won_only_the_first_is_start
 ) -> None:
     async with fleet_world(tmp_path, monkeypatch) as world:
         life = await (await world.factory("f1", seats=2)).opened()
-        life.claiming.close()
+        life.work.asks.close()
         await asyncio.sleep(21)  # its long-poll, if it had one, is over
         for key in ("first", "second"):
             await submitted(world.ctx, key)
-        said = {"factory_id": "f1", "session_id": life.session.session_id, "session_no": life.session.session_no}
+        said = {"factory_id": "f1", "session_id": life.session.session_id, "session_no": life.work.opened.number}
         request = ClaimRequest(**said, ask_no=999, request_id="twice", max=2)
         won = await claims.claim(world.ctx, request)
         life.held.take(won, now_s(), seats=1)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from factory.prune import KEEP_S, PASS_MAX, Pruner
+from factory.prune import PASS_MAX, Pruner
 from factory.workspace import Workspaces
+from runtime.settings import Timers
 from tests.support.terms import grant
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -32,7 +33,7 @@ class Machine:
         self.work = folder / "work"
         self.spaces = Workspaces(self.work, {})
         self.live: set[tuple[str, int]] = set()
-        self.pruner = Pruner(self.terms, self.spaces, lambda *key: key in self.live, StillClock())
+        self.pruner = Pruner(self.terms.parent, self.spaces, lambda *key: key in self.live, StillClock())
 
     def term(self, name: str, age_s: float, *, launcher: bool = False) -> None:
         folder = self.terms / name
@@ -68,9 +69,9 @@ def machine(tmp_path: Path) -> Machine:
 async def test_old_folders_of_terms_go_and_those_that_are_young_live_or_not_known_to_be_dead_stay(
     machine: Machine,
 ) -> None:
-    old_s = KEEP_S + 1
+    old_s = Timers.keep_s + 1
     machine.term("old-1", old_s)
-    machine.term("young-1", KEEP_S - 1)
+    machine.term("young-1", Timers.keep_s - 1)
     machine.term("written-1", old_s)
     aged(machine.terms / "written-1" / "log", 10.0)
     machine.term("runs-now-3", old_s)
@@ -82,9 +83,9 @@ async def test_old_folders_of_terms_go_and_those_that_are_young_live_or_not_know
 
 
 async def test_old_finished_trees_go_and_those_that_are_young_or_not_acknowledged_stay(machine: Machine) -> None:
-    old = await machine.finished("old", KEEP_S + DAY_S)
-    young = await machine.finished("young", KEEP_S - DAY_S)
-    unheard = await machine.finished("unheard", KEEP_S + DAY_S)
+    old = await machine.finished("old", Timers.keep_s + DAY_S)
+    young = await machine.finished("young", Timers.keep_s - DAY_S)
+    unheard = await machine.finished("unheard", Timers.keep_s + DAY_S)
     machine.live.add(("unheard", 1))
     assert await machine.pruner.once() == 1
     assert [path.exists() for path in (old, young, unheard)] == [False, True, True]
@@ -95,7 +96,7 @@ async def test_trees_in_quarantine_and_trees_of_terms_that_run_are_never_touched
     running = await machine.spaces.prepare(grant("running"))
     assert kept is not None
     for path in (kept, running.path):
-        aged(path, 100 * KEEP_S)
+        aged(path, 100 * Timers.keep_s)
     assert await machine.pruner.once() == 0
     assert kept.exists()
     assert running.path.exists()
@@ -103,10 +104,10 @@ async def test_trees_in_quarantine_and_trees_of_terms_that_run_are_never_touched
 
 async def test_a_pass_is_bounded_and_a_tree_that_git_cannot_read_goes_to_quarantine(machine: Machine) -> None:
     for number in range(PASS_MAX + 5):
-        machine.term(f"old-{number}", KEEP_S + 1)
-    broken = await machine.finished("broken", KEEP_S + 1)
+        machine.term(f"old-{number}", Timers.keep_s + 1)
+    broken = await machine.finished("broken", Timers.keep_s + 1)
     (broken / ".git" / "HEAD").unlink()
-    aged(broken, KEEP_S + 1)
+    aged(broken, Timers.keep_s + 1)
     assert await machine.pruner.once() == PASS_MAX + 1
     assert await machine.pruner.once() == 5
     assert not machine.left()

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from factory.engines.shell import ShellEngine
+from factory.log_delivery import LogDelivery
+from factory.ports import Saved
 from factory.process import EngineProcess
 from factory.term import Term, TermEnd, Tools
 from factory.term_state import TermState
 from factory.trust import TrustWindow
-from factory.workspace import Saved, Workspaces
+from factory.workspace import Workspaces
 from runtime.clock import SystemClock
 from schemas.messages import LogChunk
 from schemas.outcome import Outcome
@@ -58,20 +60,21 @@ class Life:
         self.tree = folder / "work" / "worktrees" / "job1" / "1"
         tools = Tools(
             clock=self.clock,
-            workspaces=self.workspaces,
+            trees=self.workspaces,
             launch=EngineProcess.start,
             adapter=ShellEngine(),
             scratch=self.scratch,
             factory_id="f1",
             session_id="s1",
             checkpoint_every_s=0.1,
-            send_log=self._send,
+            logs=LogDelivery(folder / "logs", self._send),
             save_checkpoint=self._saved,
         )
         self.term = Term(self.state, tools)
 
-    async def _send(self, chunk: LogChunk) -> None:
+    async def _send(self, chunk: LogChunk) -> int:
         self.said += chunk.text
+        return chunk.offset + len(chunk.text.encode())
 
     async def _saved(self, state: TermState, saved: Saved) -> None:
         self.checkpoints.append(saved)
@@ -106,8 +109,8 @@ async def test_a_disk_that_is_full_ends_no_job_and_the_report_says_what_it_cost(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    life.scratch.mkdir(parents=True)
-    (life.scratch / "log").symlink_to("/dev/full")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "job1-1.log").symlink_to("/dev/full")
     running = asyncio.create_task(ended(life))
     await eventually((life.tree / "ran").exists)
     with monkeypatch.context() as patch:  # while it is renewed and checkpoints are due
@@ -119,7 +122,7 @@ async def test_a_disk_that_is_full_ends_no_job_and_the_report_says_what_it_cost(
     end = await running
     assert end.result.outcome is Outcome.OK
     assert "No space left on device" in (end.result.summary or "")
-    assert life.said.endswith("two\n")
+    await eventually(lambda: life.said.endswith("two\n"))
     assert life.said.count("No space left on device") == 1
     assert end.checkpoint is not None or life.checkpoints, "saved as soon as there was room"
 
@@ -127,7 +130,8 @@ async def test_a_disk_that_is_full_ends_no_job_and_the_report_says_what_it_cost(
 async def test_the_folder_of_a_term_goes_when_it_is_over_even_if_no_tree_was_ever_made(tmp_path: Path) -> None:
     life = Life(tmp_path, "true")
     life.state.heard_stop(stop_order("cancel"), life.clock.boot_s())
-    assert (await ended(life)).result.outcome is Outcome.CANCELLED
-    assert life.scratch.exists()
-    await life.term.tidy(superseded=False)
+    life.scratch.mkdir(parents=True)
+    end = await ended(life)
+    assert end.result.outcome is Outcome.CANCELLED
+    await life.term.tidy(end, superseded=False)
     assert not life.scratch.exists()

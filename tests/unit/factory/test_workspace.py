@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from factory.git import git as factory_git
-from factory.workspace import WorkspaceError, Workspaces, Worktree
+from factory.ports import WorkspaceError, Worktree
+from factory.workspace import Workspaces
 from schemas.messages import Grant
 from tests.support.terms import checkpoint, git, grant, make_repo, refs
 

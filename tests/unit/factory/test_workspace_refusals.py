@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from factory.workspace import WorkspaceError, Workspaces
+from factory.ports import WorkspaceError
+from factory.workspace import Workspaces
 from schemas.work import Checkpoint
 from tests.support.terms import NOW, checkpoint, git, grant, make_repo, refs
 

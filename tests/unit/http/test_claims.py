@@ -264,8 +264,10 @@ async def test_a_term_that_was_reaped_is_fenced_and_the_next_holder_goes_on_from
     await asyncio.sleep(63)
     assert await Reaper(world.ctx).run_once(world.ctx.clock.now()) == {"expired": 1}
     start, checkpoint, *others = await each_word(world, job_id, world.f1, 1)
+    *others, log = others
     for answer in (start, checkpoint, *others):
         problem_of(answer, 409, "fenced")
+    assert log.json()["heard"] == 1, "what it printed in its own term is no claim to the job"
     grant = await world.claimed(world.f2, "r2")
     assert (grant["leaseEpoch"], grant["checkpoint"]["commit"]) == (2, COMMIT)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordinator import term_logs as module
+from coordinator.http.runs import REST_OF_LOG_S
 from coordinator.term_logs import LogFiles
 from schemas.ids import JobKey
 from schemas.messages import LOG_CHUNK_MAX, LogChunk
@@ -39,9 +40,16 @@ async def test_the_holder_writes_and_anybody_entitled_reads(world: RestWorld) ->
     for offset, text in ((0, "one\n"), (4, "zwei ä\n")):
         body = {"leaseEpoch": 1, "offset": offset, "text": text}
         answer = await world.post(f"/jobs/{job_id}/logs", world.f1, json=body)
-        assert (answer.status_code, answer.content) == (204, b"")
+        assert answer.json() == {"v": 1, "heard": offset + len(text.encode())}
     page = (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()
-    assert page == {"leaseEpoch": 1, "epochs": [1], "offset": 0, "text": "one\nzwei ä\n", "nextOffset": 12}
+    assert page == {
+        "leaseEpoch": 1,
+        "epochs": [1],
+        "offset": 0,
+        "text": "one\nzwei ä\n",
+        "nextOffset": 12,
+        "complete": True,
+    }
     rest = (await world.get(f"/jobs/{job_id}/logs?offset=4&epoch=1", world.ann)).json()
     assert (rest["text"], rest["nextOffset"]) == ("zwei ä\n", 12)
     end = (await world.get(f"/jobs/{job_id}/logs?offset=12", world.ann)).json()
@@ -51,7 +59,7 @@ async def test_the_holder_writes_and_anybody_entitled_reads(world: RestWorld) ->
 
 
 @in_virtual_time
-async def test_nobody_but_the_holder_writes(world: RestWorld) -> None:
+async def test_nobody_but_the_terms_own_session_writes_and_it_may_after_the_terms_end(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted()
     await world.claimed(world.f1)
@@ -62,8 +70,33 @@ async def test_nobody_but_the_holder_writes(world: RestWorld) -> None:
     problem_of(await world.post(f"/jobs/{job_id}/logs", world.ann, json=body), 403, "forbidden")
     problem_of(await world.get(f"/jobs/{job_id}/logs", world.bob), 404, "not_found")
     await world.post(f"/jobs/{job_id}/lease/release", world.f1, json={"leaseEpoch": 1})
-    problem_of(await world.post(f"/jobs/{job_id}/logs", world.f1, json=body), 409, "fenced")
+    problem_of(await world.post(f"/jobs/{job_id}/logs", world.f2, json=body), 409, "fenced")
+    problem_of(await world.post(f"/jobs/{job_id}/logs", world.f1, json={**body, "sessionId": "s9"}), 409, "fenced")
     assert (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()["text"] == ""
+    assert (await world.post(f"/jobs/{job_id}/logs", world.f1, json=body)).json()["heard"] == 1
+    assert (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()["text"] == "x"
+
+
+@in_virtual_time
+async def test_a_log_whose_end_has_not_come_says_so_and_is_waited_for_a_while(world: RestWorld) -> None:
+    await world.enrolled()
+    job_id = await world.submitted()
+    await world.claimed()
+    body = {"leaseEpoch": 1, "offset": 0, "text": "a", "last": False}
+    await world.post(f"/jobs/{job_id}/logs", world.f1, json=body)
+    await world.post(f"/jobs/{job_id}/lease/release", world.f1, json={"leaseEpoch": 1})
+    assert not (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()["complete"]
+    async with world.streamed(f"/api/fleet/jobs/{job_id}/logs?follow=true", world.ann) as stream:
+        await asyncio.sleep(REST_OF_LOG_S / 2)
+        assert stream.events() == [("log", "1")]
+        await asyncio.sleep(REST_OF_LOG_S)
+        assert stream.events() == [("log", "1"), ("end", "")]
+    assert '"complete":false' in stream.text
+    await world.post(f"/jobs/{job_id}/logs", world.f1, json={**body, "offset": 1, "text": "b", "last": True})
+    assert (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()["complete"]
+    await world.post(f"/jobs/{job_id}/logs", world.f1, json=body)  # a late repeat of the first piece
+    page = (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()
+    assert (page["text"], page["complete"]) == ("ab", True)
 
 
 @in_virtual_time
@@ -106,7 +139,7 @@ async def test_following_tells_what_is_printed_and_ends_with_the_term(world: Res
         await asyncio.sleep(1)
         assert stream.events() == [("log", "1"), ("log", "2"), ("log", "6"), ("end", "")]
         assert stream.task.done()
-    assert 'data: {"stage":"review"}' in stream.text
+    assert 'data: {"stage":"review","complete":true}' in stream.text
 
 
 def test_a_repeat_changes_nothing_and_an_overlap_adds_what_is_new(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ GOLDEN: dict[str, str] = {
     "CheckpointRequest": (
         f'{{{ASKER}, {JOB}, "number": 3, "ref": "refs/gigafactory/j1/2", "commit": "{"a" * 40}", "local": true}}'
     ),
-    "LogChunk": f'{{"v": 1, {JOB}, "sessionId": "s1", "offset": 1024, "text": "compiling\\n"}}',
+    "LogChunk": f'{{"v": 1, {JOB}, "sessionId": "s1", "offset": 1024, "text": "compiling\\n", "last": false}}',
+    "LogHeard": '{"v": 1, "heard": 1034}',
     "ReportRequest": (
         f'{{{ASKER}, {JOB}, {RESULT}, {INSIGHTS}, {CHECKPOINT}, "resetsAt": {AT}, "sessionNo": 4, '
         '"next": {"requestId": "r2", "max": 1}}'

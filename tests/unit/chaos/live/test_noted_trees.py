@@ -10,7 +10,8 @@ import pytest
 from chaos.checkers.registry import CHECKERS
 from chaos.history import History
 from chaos.live.factory import FactorySpec, NotedTrees
-from factory.workspace import WorkspaceError, Workspaces, Worktree
+from factory.ports import WorkspaceError, Worktree
+from factory.workspace import Workspaces
 from schemas.messages import Grant
 from tests.support.terms import git, grant, make_repo, refs
 
