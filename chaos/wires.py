@@ -175,6 +175,6 @@ class SimRestLink:
             raise Unanswered("cut off")
         return await self._rest.ask(self._process, act, timeout_s)
 
-    async def send_log(self, chunk: LogChunk) -> int:
+    async def send_log(self, chunk: LogChunk, *, live: bool) -> int:
         """Logs are no part of what a simulation looks at: each is heard, by nobody."""
         return chunk.offset + len(chunk.text.encode())

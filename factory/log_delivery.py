@@ -10,9 +10,8 @@ import asyncio
 import codecs
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import orjson
 
@@ -28,8 +27,12 @@ FLUSH_S = 0.2
 RETRY_FIRST_S = 0.2
 RETRY_MAX_S = 5.0
 
-SendChunk = Callable[[LogChunk], Awaitable[int]]
-"""Gives how many bytes of the log were heard. Raises Unanswered, or FleetError where they will not be heard."""
+
+class SendChunk(Protocol):
+    async def __call__(self, chunk: LogChunk, *, live: bool) -> int:
+        """How many bytes of the log were heard. `live`: its term still prints. Raises Unanswered, or FleetError where
+        they will not be heard.
+        """
 
 
 class LogAddress(NamedTuple):
@@ -100,7 +103,7 @@ class LogDelivery:
                 chunk, end = self._chunk(file, address, heard)
                 if chunk is None:
                     continue
-                heard = max(await self._insist(chunk), end)
+                heard = max(await self._insist(chunk, live=not file.closed), end)
                 told_end = chunk.last is True
             except FleetError as error:
                 log.warning("the log of %s is not wanted any further: %s", address.job_id, error.message)
@@ -130,12 +133,12 @@ class LogDelivery:
         chunk = LogChunk(**address._asdict(), offset=offset, text=text, last=closed and end >= file.size)
         return chunk, end
 
-    async def _insist(self, chunk: LogChunk) -> int:
+    async def _insist(self, chunk: LogChunk, *, live: bool) -> int:
         """Until it is acknowledged."""
         wait_s = RETRY_FIRST_S
         while True:
             try:
-                return await self._send(chunk)
+                return await self._send(chunk, live=live)
             except Unanswered as error:
                 log.debug("a piece of the log of %s was not heard: %s", chunk.job_id, error)
                 await asyncio.sleep(wait_s)

@@ -23,11 +23,11 @@ class LogLink:
         self._timeout_s = timeout_s
         self._over_rest = over_rest
 
-    async def send(self, chunk: LogChunk) -> int:
-        """How many bytes of the log were heard. On the bus, coordinators answer only for terms that they know as held;
-        the last chunk, which comes when the term is over or about to be, goes over REST at once.
+    async def send(self, chunk: LogChunk, *, live: bool) -> int:
+        """How many bytes of the log were heard. On the bus, coordinators answer only for terms that they know as held:
+        what comes behind the end of a term goes over REST at once.
         """
-        if self._bus.connected and not chunk.last:
+        if self._bus.connected and live:
             subject = log_subject(chunk.product_id, self._factory_id, chunk.job_id)
             with contextlib.suppress(BusError, ValueError):
                 answer = await self._bus.request(subject, orjson.dumps(chunk.to_doc()), self._timeout_s)

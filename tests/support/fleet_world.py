@@ -193,7 +193,7 @@ class FactoryLife:
         self.session = Session(factory_id, self.link, clock, entropy)
         engines = {Engine.SHELL: ShellEngine()}
 
-        async def send_log(chunk: LogChunk) -> int:
+        async def send_log(chunk: LogChunk, *, live: bool) -> int:
             return chunk.offset + len(chunk.text.encode())
 
         parts = Parts(

@@ -32,7 +32,7 @@ class Coordinator:
         self.refuses = False
         self._trouble = trouble or iter(())
 
-    async def send(self, chunk: LogChunk) -> int:
+    async def send(self, chunk: LogChunk, *, live: bool) -> int:
         self.tries.append(chunk)
         what = next(self._trouble, "")
         await asyncio.sleep(self.takes_s)

@@ -72,7 +72,7 @@ class Life:
         )
         self.term = Term(self.state, tools)
 
-    async def _send(self, chunk: LogChunk) -> int:
+    async def _send(self, chunk: LogChunk, *, live: bool) -> int:
         self.said += chunk.text
         return chunk.offset + len(chunk.text.encode())
 
