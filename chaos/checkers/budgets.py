@@ -23,10 +23,10 @@ SAME_USD = 1e-6
 
 def check(history: History) -> Iterator[Violation]:
     view = view_of(history)
-    if not view.budgets:
+    if not view.run.budgets:
         return
     by_product: dict[str, list[Ask]] = defaultdict(list)
-    for ask in view.asks_of["pause"]:
+    for ask in view.asks.of["pause"]:
         by_product[ask.message["productId"]].append(ask)
     for product, asks in by_product.items():
         for ask in asks:
@@ -44,7 +44,7 @@ def _alone(view: View, ask: Ask, asks: list[Ask]) -> bool:
 
 def _over_before(view: View, other: Ask, ask: Ask) -> bool:
     if other.end is None or other.end.kind == "unanswered":
-        return view.settled_by(other.record.at if other.end is None else other.end.at) <= ask.record.at
+        return view.troubles.settled_by(other.record.at if other.end is None else other.end.at) <= ask.record.at
     return other.end_index < ask.index
 
 
@@ -53,16 +53,16 @@ def _started_while_paused(view: View, product: str, pause: Ask, asks: list[Ask])
     later = [one for one in asks if one.index > pause.end_index and not one.message["paused"]]
     resumed = min(later, key=lambda one: one.index, default=None)
     over, over_index = (resumed.record.at, resumed.index) if resumed is not None else (inf, len(view.records))
-    for index, record in view.seen:
+    for index, record in view.seen.all:
         if not (pause.end_index < index < over_index and pause.end.at + SAME_S < record.at < over):
             continue
         if record.data["type"] == "claimed" and record.data["productId"] == product:
             yield Violation(
                 NAME, f"{product} was paused, and {record.data['jobId']} was granted", (*pause.shown, record)
             )
-    for told in view.told:
+    for told in view.asks.told:
         if told.grant["productId"] == product and pause.end_index < told.ask.end_index < over_index:
-            first = view.first_asked[told.ask.session, told.request_id]
+            first = view.asks.first[told.ask.session, told.request_id]
             if first.index > pause.end_index and view.seen_claim(told.grant) is None:
                 what = f"{product} was paused, and then {told.grant['jobId']} was asked for and granted"
                 yield Violation(NAME, what, (*pause.shown, *told.ask.shown))
@@ -70,7 +70,7 @@ def _started_while_paused(view: View, product: str, pause: Ask, asks: list[Ask])
 
 def _last_word(view: View, product: str, asks: list[Ask]) -> Iterator[Violation]:
     last = max((ask for ask in asks if ask.done), key=lambda one: one.index, default=None)
-    ledger = view.ledgers.get(product)
+    ledger = view.docs.ledgers.get(product)
     if last is None or ledger is None or not all(other is last or _over_before(view, other, last) for other in asks):
         return
     if bool(ledger.get("paused")) != last.message["paused"]:
@@ -81,9 +81,11 @@ def _last_word(view: View, product: str, asks: list[Ask]) -> Iterator[Violation]
 def _ledgers(view: View) -> Iterator[Violation]:
     spent: dict[str, float] = defaultdict(float)
     reserved: dict[str, float] = defaultdict(float)
-    for job_id, job in view.jobs.items():
+    for job_id, job in view.docs.jobs.items():
         costs = [
-            _cost(event["data"]) for event in view.events.get(job_id, ()) if event["type"] in ("reported", "released")
+            _cost(event["data"])
+            for event in view.docs.events.get(job_id, ())
+            if event["type"] in ("reported", "released")
         ]
         spent[job["productId"]] += sum(costs)
         reserved[job["productId"]] += job.get("reserved") or 0.0
@@ -91,8 +93,8 @@ def _ledgers(view: View) -> Iterator[Violation]:
             yield Violation(NAME, f"{job_id} says that it cost {job['spend']['usd']}; its runs cost {sum(costs)}")
         if job.get("holder") is None and job.get("reserved"):
             yield Violation(NAME, f"{job_id} is held by nobody and has {job['reserved']} reserved")
-    for product in sorted({term.product_id for term in view.terms.values()}):
-        ledger = view.ledgers.get(product)
+    for product in sorted({term.product_id for term in view.docs.terms.values()}):
+        ledger = view.docs.ledgers.get(product)
         if ledger is None:
             yield Violation(NAME, f"terms of {product} were granted, and it has no ledger")
             continue

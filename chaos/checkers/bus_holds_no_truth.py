@@ -23,9 +23,9 @@ ASKS_MIN = 3
 def check(history: History) -> Iterator[Violation]:
     view = view_of(history)
     yield from _engines(view)
-    for outage in view.troubles:
+    for outage in view.troubles.all:
         if outage.on == "bus" and not _other_trouble(view, outage):
-            for who, lives in view.lives.items():
+            for who, lives in view.lives.all.items():
                 if who.startswith("factory:"):
                     for life in lives:
                         yield from _unheard(view, outage, life)
@@ -33,12 +33,14 @@ def check(history: History) -> Iterator[Violation]:
 
 def _engines(view: View) -> Iterator[Violation]:
     started: dict[tuple[Session, str], dict[TermKey, Record]] = defaultdict(dict)
-    for index, record in view.engines:
+    for index, record in view.run.engines:
         data = record.data
         if data["does"] != "begins":
             continue
         key, session = (data["jobId"], data["leaseEpoch"]), (record.who.removeprefix("factory:"), data["sessionId"])
-        told = [one for one in view.told_of.get(key, ()) if one.ask.session == session and one.ask.end_index < index]
+        told = [
+            one for one in view.asks.told_of.get(key, ()) if one.ask.session == session and one.ask.end_index < index
+        ]
         if not told:
             what = f"{session[0]} began an engine in term {key[1]} of {key[0]}, which it had not been granted"
             yield Violation(NAME, what, (record,))
@@ -58,8 +60,8 @@ def _seats(told: Told) -> int:
 
 def _other_trouble(view: View, outage: Trouble) -> bool:
     return any(
-        other is not outage and other.on != "bus" and not view.is_factory(other.on) and _meet(other, outage)
-        for other in view.troubles
+        other is not outage and other.on != "bus" and not view.lives.is_factory(other.on) and _meet(other, outage)
+        for other in view.troubles.all
     )
 
 
@@ -69,15 +71,15 @@ def _meet(one: Trouble, other: Trouble) -> bool:
 
 def _unheard(view: View, outage: Trouble, life: Life) -> Iterator[Violation]:
     """Nothing that it asked over REST, and that was not to wait, was answered while the outage lasted."""
-    if life.over <= outage.begun or any(_meet(one, outage) for one in view.troubles if one.on == life.who):
+    if life.over <= outage.begun or any(_meet(one, outage) for one in view.troubles.all if one.on == life.who):
         return
     over = min(outage.over, life.over, view.over_at)
-    if sum(low <= outage.begun and over <= high for low, high in view.working) < view.coordinators:
+    if sum(low <= outage.begun and over <= high for low, high in view.troubles.working) < view.lives.coordinators:
         return  # a balancer may lead to the one that is down
     last = over - ANSWERS_S
     asks: list[Ask] = []
-    for session in view.sessions_of.get((life.who, life.number), ()):
-        for ask in view.asks_by_session[session]:
+    for session in view.lives.sessions_of.get((life.who, life.number), ()):
+        for ask in view.asks.by_session[session]:
             if (
                 ask.record.data["over"] == "rest"
                 and outage.begun < ask.record.at < last

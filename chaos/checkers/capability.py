@@ -20,8 +20,8 @@ NOTED_S = 5.0  # between an enrolment's commit and its record
 
 def check(history: History) -> Iterator[Violation]:
     view = view_of(history)
-    for told in view.told:
-        job = view.jobs.get(told.grant["jobId"])
+    for told in view.asks.told:
+        job = view.docs.jobs.get(told.grant["jobId"])
         wrong = _wrong(view, told, job) if job is not None else None
         if wrong:
             what = f"{told.ask.session[0]} was granted {told.grant['jobId']}: {wrong}"
@@ -33,7 +33,7 @@ def _wrong(view: View, told: Told, job: Doc) -> str | None:
     versions = _enrolments(view, told)
     if versions and not any(_enrolled(one.data, job, wanted) for one in versions):
         return f"it is not enrolled for {job['productId']} and {sorted(wanted)}"
-    life = view.life_of(told.ask.session)
+    life = view.lives.life_of(told.ask.session)
     said = life.up.data if life is not None else {}
     for name, needed in (("capabilities", wanted), ("engines", {job["engine"]})):
         for source in (said, told.ask.message):
@@ -45,8 +45,8 @@ def _wrong(view: View, told: Told, job: Doc) -> str | None:
 
 def _enrolments(view: View, told: Told) -> list[Record]:
     """Those that were current at some moment between the first ask and the answer."""
-    records = view.enrolments.get(told.ask.session[0], [])
-    first = view.first_asked[told.ask.session, told.request_id].record.at
+    records = view.run.enrolments.get(told.ask.session[0], [])
+    first = view.asks.first[told.ask.session, told.request_id].record.at
     ends = [*(record.at for record in records[1:]), inf]
     return (
         [

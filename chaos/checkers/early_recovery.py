@@ -28,32 +28,34 @@ def recovered_early(view: View, term: SeenTerm, at: float) -> bool:
 def _cut_off(view: View, term: SeenTerm, at: float) -> bool:
     """Its connection to the bus broke, and there was trouble by which it could not be heard over REST either."""
     who = f"factory:{term.session[0]}"
-    troubles = [(one.on, str(one.record.data.get("name"))) for one in view.troubles if one.begun <= at]
+    troubles = [(one.on, str(one.record.data.get("name"))) for one in view.troubles.all if one.begun <= at]
     broke = any(on in (who, "bus") and name in BREAKS_THE_BUS for on, name in troubles)
-    unheard = any(name not in BUS_ALONE and (on in (who, "rest") or not view.is_factory(on)) for on, name in troubles)
+    unheard = any(
+        name not in BUS_ALONE and (on in (who, "rest") or not view.lives.is_factory(on)) for on, name in troubles
+    )
     return broke and unheard
 
 
 def _superseded(view: View, term: SeenTerm, at: float) -> bool:
     """A newer session of the factory was opened while the older one's process lived."""
-    life = view.life_of(term.session)
+    life = view.lives.life_of(term.session)
     if life is not None and life.over + DIES_S < at:
         return False
     return any(
         ask.session[0] == term.session[0] and ask.session != term.session and ask.record.at <= at
-        for ask in view.asks_of["hello"]
+        for ask in view.asks.of["hello"]
     )
 
 
 def _stopped_unheard(view: View, term: SeenTerm) -> bool:
     stops = [
         event
-        for event in view.events[term.job_id]
+        for event in view.docs.events[term.job_id]
         if event["type"] == "stop_requested" and event["leaseEpoch"] == term.epoch
     ]
     if not stops:
         return False
-    ended = view.seen_event(term.end)
+    ended = view.seen.event(term.end)
     heard = _heard_stop(view, term)
     return heard is None or ended is None or heard + HEARS_S > ended[1].at
 
@@ -61,7 +63,7 @@ def _stopped_unheard(view: View, term: SeenTerm) -> bool:
 def _heard_stop(view: View, term: SeenTerm) -> float | None:
     """By when the holder, having been told, must have ended its engine."""
     by: list[float] = []
-    for ask in view.asks:
+    for ask in view.asks.all:
         answer = ask.answer
         if answer is None or ask.end is None or ask.session != term.session:
             continue

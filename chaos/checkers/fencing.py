@@ -21,10 +21,10 @@ NAME = "fencing"
 
 def check(history: History) -> Iterator[Violation]:
     view = view_of(history)
-    for events in view.events.values():
+    for events in view.docs.events.values():
         yield from _within_terms(view, events)
     for op in ("start", "checkpoint", "report", "release"):
-        for ask in view.asks_of[op]:
+        for ask in view.asks.of[op]:
             if ask.refused == FENCED:
                 yield from _fenced(view, ask)
 
@@ -34,11 +34,11 @@ def _within_terms(view: View, events: list[Doc]) -> Iterator[Violation]:
     for event in events:
         kind = event["type"]
         if kind == "claimed":
-            held = view.terms[event["jobId"], event["leaseEpoch"]]
+            held = view.docs.terms[event["jobId"], event["leaseEpoch"]]
         elif kind in HOLDERS_EVENTS or kind in TERM_ENDS:
             wrong = _not_the_holders(event, held)
             if wrong:
-                shown = view.shown(event) if held is None else view.shown(held.claimed, event)
+                shown = view.seen.shown(event) if held is None else view.seen.shown(held.claimed, event)
                 yield Violation(NAME, f"{event['id']} ({kind}, term {event['leaseEpoch']}) counted: {wrong}", shown)
             if kind in TERM_ENDS:
                 held = None
@@ -60,16 +60,16 @@ def _not_the_holders(event: Doc, held: SeenTerm | None) -> str | None:
 
 def _fenced(view: View, ask: Ask) -> Iterator[Violation]:
     key = ask.message["jobId"], ask.message["leaseEpoch"]
-    term = view.terms.get(key)
+    term = view.docs.terms.get(key)
     if term is None or term.session != ask.session:
         return
     ends = ask.op in ("report", "release")
-    for event in view.of_op(ask):
-        lease = view.leases.get(lease_id(*key), {})
+    for event in view.docs.of_op(ask):
+        lease = view.docs.leases.get(lease_id(*key), {})
         if ends or (term.end is None and lease.get("status") != "closed"):
             what = f"{ask.op} of term {key[1]} of {key[0]} was fenced, yet {event['id']} tells that it took effect"
-            yield Violation(NAME, what, (*ask.shown, *view.shown(event)))
-    span = view.span_of(term)
+            yield Violation(NAME, what, (*ask.shown, *view.seen.shown(event)))
+    span = view.seen.span_of(term)
     if ends and span is not None and ask.end is not None and span[0] <= ask.record.at and ask.end.at < span[1]:
         what = f"{ask.op} of term {key[1]} of {key[0]} was fenced while its asker held the job"
-        yield Violation(NAME, what, (*ask.shown, *view.shown(term.claimed)))
+        yield Violation(NAME, what, (*ask.shown, *view.seen.shown(term.claimed)))

@@ -22,14 +22,14 @@ Lock = tuple[str, str]
 
 def check(history: History) -> Iterator[Violation]:
     view = view_of(history)
-    lock_of = {job["id"]: (job["productId"], job["lock"]) for job in view.jobs.values() if job.get("lock")}
+    lock_of = {job["id"]: (job["productId"], job["lock"]) for job in view.docs.jobs.values() if job.get("lock")}
     yield from _by_order(view, lock_of)
     yield from _by_certain_holds(view, lock_of)
 
 
 def _by_order(view: View, lock_of: dict[str, Lock]) -> Iterator[Violation]:
     taken: dict[Lock, Record] = {}
-    for _, record in view.seen:
+    for _, record in view.seen.all:
         lock = lock_of.get(record.data["jobId"])
         if lock is None:
             continue
@@ -49,7 +49,7 @@ def _by_certain_holds(view: View, lock_of: dict[str, Lock]) -> Iterator[Violatio
     proof = _last_proofs(view, lock_of)
     holds: dict[Lock, list[tuple[float, float, TermKey]]] = defaultdict(list)
     for key, ask in proof.items():
-        begun = min(told.at for told in view.told_of[key])
+        begun = min(told.at for told in view.asks.told_of[key])
         if begun < ask.record.at:
             holds[lock_of[key[0]]].append((begun, ask.record.at, key))
     for lock, spans in holds.items():
@@ -58,7 +58,7 @@ def _by_certain_holds(view: View, lock_of: dict[str, Lock]) -> Iterator[Violatio
         for span in spans[1:]:
             if span[0] < longest[1] and span[2][0] != longest[2][0]:
                 what = f"{longest[2][0]} and {span[2][0]} both held lock {lock[1]} of {lock[0]} at {span[0]:.3f}"
-                first = min(view.told_of[span[2]], key=lambda told: told.at)
+                first = min(view.asks.told_of[span[2]], key=lambda told: told.at)
                 yield Violation(NAME, what, (*first.ask.shown, *proof[longest[2]].shown))
             longest = max(longest, span, key=lambda one: one[1])
 
@@ -67,10 +67,10 @@ def _last_proofs(view: View, lock_of: dict[str, Lock]) -> dict[TermKey, Ask]:
     """The last ask of each term that shows it open: one that was answered with the term's times, or the end's first."""
     last: dict[TermKey, Ask] = {}
     for op in ("start", "renew", "checkpoint", "report", "release"):
-        for ask in view.asks_of[op]:
+        for ask in view.asks.of[op]:
             key = ask.message["jobId"], ask.message["leaseEpoch"]
-            if ask.done and key in view.told_of and key[0] in lock_of:
-                proof = view.ends_of[key, ask.session][0] if op in ("report", "release") else ask
+            if ask.done and key in view.asks.told_of and key[0] in lock_of:
+                proof = view.asks.ends_of[key, ask.session][0] if op in ("report", "release") else ask
                 if key not in last or last[key].index < proof.index:
                     last[key] = proof
     return last

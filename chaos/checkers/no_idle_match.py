@@ -33,17 +33,17 @@ def check(history: History) -> Iterator[Violation]:
     if not quiet:
         return
     elsewhere = _may_lie_elsewhere(view)
-    jobs = [job for job in view.jobs.values() if job.get("cwd") is None and job["id"] not in elsewhere]
+    jobs = [job for job in view.docs.jobs.values() if job.get("cwd") is None and job["id"] not in elsewhere]
     found = ((job["id"], _claimable(view, job, quiet)) for job in jobs)
     waiting = {job_id: spans for job_id, spans in found if spans}
     if not waiting:
         return
-    for who, lives in view.lives.items():
+    for who, lives in view.lives.all.items():
         if who.startswith("factory:"):
             for life in lives:
                 free = _free(view, life, lives)
                 for job_id, spans in waiting.items() if free else ():
-                    yield from _unmatched(view, view.jobs[job_id], spans, life, free)
+                    yield from _unmatched(view, view.docs.jobs[job_id], spans, life, free)
 
 
 def _unmatched(view: View, job: Doc, spans: list[Queued], life: Life, free: list[Span]) -> Iterator[Violation]:
@@ -58,13 +58,13 @@ def _unmatched(view: View, job: Doc, spans: list[Queued], life: Life, free: list
 
 def _quiet(view: View) -> list[Span]:
     """Without any trouble, and long enough after it."""
-    holes = [(one.begun, one.over + MADE_UP_FOR_S) for one in view.troubles]
-    for who, lives in view.lives.items():
+    holes = [(one.begun, one.over + MADE_UP_FOR_S) for one in view.troubles.all]
+    for who, lives in view.lives.all.items():
         if who.startswith("coordinator:"):
             for life in lives:
                 holes += [(begun.at, over + MADE_UP_FOR_S) for begun, over in life.paused()]
                 holes += [(one.at, one.at + MADE_UP_FOR_S) for one in (life.up, life.down) if one is not None]
-    return without((0.0, view.over_at), merged(holes)) if view.working else []
+    return without((0.0, view.over_at), merged(holes)) if view.troubles.working else []
 
 
 # -- jobs --
@@ -72,9 +72,9 @@ def _quiet(view: View) -> list[Span]:
 
 def _may_lie_elsewhere(view: View) -> set[str]:
     """Jobs of which a checkpoint was ever said to lie on one machine."""
-    found = {ask.message["jobId"] for ask in view.asks_of["checkpoint"] if ask.message.get("local")}
+    found = {ask.message["jobId"] for ask in view.asks.of["checkpoint"] if ask.message.get("local")}
     for op in ("report", "release"):
-        for ask in view.asks_of[op]:
+        for ask in view.asks.of[op]:
             if (ask.message.get("checkpoint") or {}).get("local"):
                 found.add(ask.message["jobId"])
     return found
@@ -85,8 +85,8 @@ def _claimable(view: View, job: Doc, quiet: list[Span]) -> list[Queued]:
     found: list[Queued] = []
     blocked = merged([*_locked(view, job), *_paused(view, job["productId"])])
     since: Record | None = None
-    for event in [*view.events.get(job["id"], ()), None]:
-        seen = view.seen_event(event)
+    for event in [*view.docs.events.get(job["id"], ()), None]:
+        seen = view.seen.event(event)
         if event is not None and seen is None:
             return []
         if since is not None:
@@ -104,10 +104,10 @@ def _locked(view: View, job: Doc) -> list[Span]:
     if not job.get("lock"):
         return []
     spans: list[Span] = []
-    for other in view.jobs.values():
+    for other in view.docs.jobs.values():
         if other["id"] != job["id"] and (other["productId"], other.get("lock")) == (job["productId"], job["lock"]):
-            for term in view.terms_of.get(other["id"], ()):
-                spans.append(view.span_of(term) or (0.0, inf))
+            for term in view.docs.terms_of.get(other["id"], ()):
+                spans.append(view.seen.span_of(term) or (0.0, inf))
     return spans
 
 
@@ -115,7 +115,7 @@ def _paused(view: View, product: str) -> list[Span]:
     """From each pause's ask until a resume is answered; a resume that is not answered ends nothing."""
     spans: list[Span] = []
     begun: float | None = None
-    asks = sorted((ask for ask in view.asks_of["pause"] if ask.message["productId"] == product), key=_settled_at)
+    asks = sorted((ask for ask in view.asks.of["pause"] if ask.message["productId"] == product), key=_settled_at)
     for ask in asks:
         if ask.message["paused"]:
             begun = ask.record.at if begun is None else min(begun, ask.record.at)
@@ -134,13 +134,13 @@ def _settled_at(ask: Ask) -> float:
 
 def _free(view: View, life: Life, lives: list[Life]) -> list[Span]:
     """When it had a free seat, and nothing kept it from asking."""
-    sessions = view.sessions_of.get((life.who, life.number), ())
+    sessions = view.lives.sessions_of.get((life.who, life.number), ())
     if len(sessions) != 1 or any(
         other is not life and other.over > life.up.at and other.up.at < life.over for other in lives
     ):
         return []
     (session,) = sessions
-    asks = view.asks_by_session[session]
+    asks = view.asks.by_session[session]
     opened = next(
         (ask for ask in asks if ask.op == "hello" and ask.done and (ask.answer or {}).get("opened", True)), None
     )
@@ -187,12 +187,12 @@ def _seats_taken(view: View, session: Session, asks: list[Ask]) -> Iterator[tupl
         elif ask.op == "claim" and (ask.end is None or ask.end.kind == "unanswered"):
             yield ask.record.at, _settled_at(ask) + GIVES_UP_S, int(ask.message.get("max") or 1)
     asked: dict[TermKey, float] = {}
-    for told in view.told_by_session.get(session, ()):
-        first = view.first_asked[session, told.request_id].record.at
+    for told in view.asks.told_by_session.get(session, ()):
+        first = view.asks.first[session, told.request_id].record.at
         key = told.grant["jobId"], told.grant["leaseEpoch"]
         asked[key] = min(first, asked.get(key, inf))
-    for term in view.terms_by_factory.get(session[0], ()):
-        low, high = view.span_of(term) or (0.0, inf)
+    for term in view.docs.terms_by_factory.get(session[0], ()):
+        low, high = view.seen.span_of(term) or (0.0, inf)
         mine = term.key in asked
         yield min(low, asked.pop(term.key, low)), max(high, ended.get(term.key, inf)) if mine else high, 1
     for key, low in asked.items():
@@ -201,7 +201,7 @@ def _seats_taken(view: View, session: Session, asks: list[Ask]) -> Iterator[tupl
 
 def _fits(view: View, job: Doc, life: Life, at: float) -> bool:
     factory = life.who.removeprefix("factory:")
-    records = view.enrolments.get(factory, ())
+    records = view.run.enrolments.get(factory, ())
     if not records or any(record.at > at - N_S for record in records):
         return False
     enrolled, said, wanted = records[-1].data, life.up.data, set(job["capabilities"])

@@ -23,19 +23,21 @@ def check(history: History) -> Iterator[Violation]:
     view = view_of(history)
     if not view.stored:
         return
-    for ask in view.asks_of["submit"]:
+    for ask in view.asks.of["submit"]:
         answer = ask.answer
-        if answer is not None and answer["jobId"] not in view.jobs:
+        if answer is not None and answer["jobId"] not in view.docs.jobs:
             yield Violation(NAME, f"{answer['jobId']} was acknowledged and is not in the store", ask.shown)
-    if view.converged is not None:
-        for job in view.jobs.values():
+    if view.run.converged is not None:
+        for job in view.docs.jobs.values():
             wrong = _left_behind(view, job)
             if wrong:
-                yield Violation(NAME, f"{job['id']} is {job['stage']} at the end: {wrong}", (view.converged,))
-    elif view.gave_up is not None:
-        left = sorted(f"{job['id']} ({job['stage']})" for job in view.jobs.values() if not _settled(job))
-        why = view.gave_up.data.get("why")
-        yield Violation(NAME, f"the run did not come to its end: {why}; left are {', '.join(left)}", (view.gave_up,))
+                yield Violation(NAME, f"{job['id']} is {job['stage']} at the end: {wrong}", (view.run.converged,))
+    elif view.run.gave_up is not None:
+        left = sorted(f"{job['id']} ({job['stage']})" for job in view.docs.jobs.values() if not _settled(job))
+        why = view.run.gave_up.data.get("why")
+        yield Violation(
+            NAME, f"the run did not come to its end: {why}; left are {', '.join(left)}", (view.run.gave_up,)
+        )
 
 
 def _settled(job: Doc) -> bool:
@@ -70,5 +72,7 @@ def _deps_long_shipped(view: View, job: Doc) -> bool:
 
 
 def _shipped_at(view: View, job_id: str) -> float | None:
-    seen = view.seen_event(next((event for event in view.events.get(job_id, ()) if event["type"] == "shipped"), None))
+    seen = view.seen.event(
+        next((event for event in view.docs.events.get(job_id, ()) if event["type"] == "shipped"), None)
+    )
     return seen[1].at if seen is not None else None

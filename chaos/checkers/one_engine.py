@@ -53,7 +53,7 @@ def check(history: History) -> Iterator[Violation]:
 def _engines(view: View) -> dict[str, list[_Engine]]:
     engines: dict[str, list[_Engine]] = defaultdict(list)
     running: dict[tuple[str, int, str, int], list[_Engine]] = defaultdict(list)
-    for _, record in view.engines:
+    for _, record in view.run.engines:
         data = record.data
         key = record.who, data["life"], data["jobId"], data["leaseEpoch"]
         if data["does"] == "begins":
@@ -75,7 +75,7 @@ def _overlap(job_id: str, first: _Engine, second: _Engine) -> Violation:
 
 
 def _legal(view: View, job_id: str, first: _Engine, second: _Engine, length_s: float) -> bool:
-    if first.epoch == second.epoch or length_s > view.timer("leaseTtlS", 60.0) * (1 + DRIFT):
+    if first.epoch == second.epoch or length_s > view.run.timer("leaseTtlS", 60.0) * (1 + DRIFT):
         return False
-    term = view.terms.get((job_id, min(first.epoch, second.epoch)))
+    term = view.docs.terms.get((job_id, min(first.epoch, second.epoch)))
     return not view.stored if term is None else recovered_early(view, term, second.begun.at)

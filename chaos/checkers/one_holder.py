@@ -26,7 +26,7 @@ def check(history: History) -> Iterator[Violation]:
         if session != ask.session:
             what = f"term {key[1]} of {key[0]} was acknowledged to {_named(session)} and to {_named(ask.session)}"
             yield Violation(NAME, what, (*earlier.shown, *ask.shown))
-        term = view.terms.get(key)
+        term = view.docs.terms.get(key)
         if term is not None and term.session != ask.session and earlier is ask:
             what = f"term {key[1]} of {key[0]} was claimed by {_named(term.session)}, {_named(ask.session)} was told so"
             yield Violation(NAME, what, ask.shown)
@@ -34,27 +34,27 @@ def check(history: History) -> Iterator[Violation]:
 
 
 def _acknowledged(view: View) -> Iterator[tuple[TermKey, Ask]]:
-    for told in view.told:
+    for told in view.asks.told:
         yield (told.grant["jobId"], told.grant["leaseEpoch"]), told.ask
     for op in BY_TERM:
-        for ask in view.asks_of[op]:
+        for ask in view.asks.of[op]:
             if ask.done:
                 yield (ask.message["jobId"], ask.message["leaseEpoch"]), ask
-    for ask in view.asks_of["heartbeat"]:
+    for ask in view.asks.of["heartbeat"]:
         for term in (ask.answer or {}).get("terms") or ():
             if term["granted"]:
                 yield (term["jobId"], term["leaseEpoch"]), ask
 
 
 def _one_at_a_time(view: View) -> Iterator[Violation]:
-    for job_id, events in view.events.items():
+    for job_id, events in view.docs.events.items():
         held: SeenTerm | None = None
         for event in events:
             if event["type"] == "claimed":
-                term = view.terms[job_id, event["leaseEpoch"]]
+                term = view.docs.terms[job_id, event["leaseEpoch"]]
                 if held is not None:
                     what = f"event {event['id']} begins term {term.epoch} while term {held.epoch} is open"
-                    yield Violation(NAME, what, view.shown(held.claimed, event))
+                    yield Violation(NAME, what, view.seen.shown(held.claimed, event))
                 held = term
             elif event["type"] in TERM_ENDS:
                 held = None

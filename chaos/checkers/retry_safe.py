@@ -43,29 +43,29 @@ def _agree(view: View) -> Iterator[Violation]:
 
 
 def _effects(view: View) -> Iterator[tuple[Hashable, object, Ask]]:
-    for ask in view.asks_of["submit"]:
+    for ask in view.asks.of["submit"]:
         if ask.answer is not None:
             yield ("submit", ask.message["productId"], ask.message["idempotencyKey"]), ask.answer["jobId"], ask
-    for ask in view.asks_of["act"]:
+    for ask in view.asks.of["act"]:
         if ask.answer is not None:
             message = ask.message
             key = "act", ask.record.who, message["jobId"], message["action"], message["idempotencyKey"]
             yield key, (ask.answer["jobId"], ask.answer["opId"]), ask
     for op in ("report", "release"):
-        for ask in view.asks_of[op]:
+        for ask in view.asks.of[op]:
             if ask.done:
                 yield ("end", ask.message["jobId"], ask.message["leaseEpoch"], ask.session), ask.ended["stage"], ask
 
 
 def _one_event_each(view: View) -> Iterator[Violation]:
-    for job_id, events in view.events.items():
+    for job_id, events in view.docs.events.items():
         counts = Counter(event["opId"] for event in events)
         for event in events:
             if event["type"] != "claimed" and counts[event["opId"]] > 1:
                 told = [one for one in events if one["opId"] == event["opId"]]
                 if told[0] is event:
                     what = f"{event['opId']} took effect {len(told)} times on {job_id}"
-                    yield Violation(NAME, f"{what}: {', '.join(one['id'] for one in told)}", view.shown(*told))
+                    yield Violation(NAME, f"{what}: {', '.join(one['id'] for one in told)}", view.seen.shown(*told))
 
 
 Request = tuple[Session, str]
@@ -73,12 +73,12 @@ Request = tuple[Session, str]
 
 def _claims(view: View) -> Iterator[Violation]:
     terms: dict[Request, list[tuple[float, float, SeenTerm]]] = defaultdict(list)
-    for term in view.terms.values():
-        span = view.span_of(term)
+    for term in view.docs.terms.values():
+        span = view.seen.span_of(term)
         if span is not None:
             terms[term.session, term.request_id].append((*span, term))
     for op in ("claim", "report"):
-        for ask in view.asks_of[op]:
+        for ask in view.asks.of[op]:
             asked = (ask.message if op == "claim" else ask.message.get("next")) or {}
             mine = terms.get((ask.session, asked.get("requestId", "")))
             if mine and ask.end is not None:
@@ -98,7 +98,7 @@ def _answered_with_the_open(
     for begun, over, term in terms:
         if begun < ask.record.at and ask.end.at < over and term.key not in told and _serves(view, ask, term):
             what = f"{request_id} held term {term.epoch} of {term.job_id}, and its repeat was not answered with it"
-            yield Violation(NAME, what, (*view.shown(term.claimed), *ask.shown))
+            yield Violation(NAME, what, (*view.seen.shown(term.claimed), *ask.shown))
 
 
 def _told_of(ask: Ask) -> set[tuple[str, int]] | None:
@@ -120,7 +120,7 @@ def _told_of(ask: Ask) -> set[tuple[str, int]] | None:
 
 def _serves(view: View, ask: Ask, term: SeenTerm) -> bool:
     """Whether its factory served the term's product all the time: what is held elsewhere is not looked at."""
-    return all(term.product_id in record.data["products"] for record in view.enrolments.get(ask.session[0], ()))
+    return all(term.product_id in record.data["products"] for record in view.run.enrolments.get(ask.session[0], ()))
 
 
 def _added(
@@ -128,11 +128,13 @@ def _added(
 ) -> Iterator[Violation]:
     for place, (begun, _, later) in enumerate(terms):
         for earlier_begun, earlier_over, earlier in terms[:place]:
-            if earlier_begun + UNDER_WAY_S < begun < earlier_over and view.all_calm(begun - UNDER_WAY_S, begun):
+            if earlier_begun + UNDER_WAY_S < begun < earlier_over and view.troubles.all_calm(
+                begun - UNDER_WAY_S, begun
+            ):
                 what = (
                     f"{session[0]} was granted {later.job_id} under {request_id}, which held {earlier.job_id} "
                     f"since {earlier_begun:.3f}"
                 )
-                shown: tuple[Record, ...] = view.shown(earlier.claimed, later.claimed)
+                shown: tuple[Record, ...] = view.seen.shown(earlier.claimed, later.claimed)
                 yield Violation(NAME, what, shown)
                 break

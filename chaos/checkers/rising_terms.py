@@ -19,7 +19,7 @@ NAME = "rising_terms"
 def check(history: History) -> Iterator[Violation]:
     view = view_of(history)
     yield from _told(view)
-    for job_id, events in view.events.items():
+    for job_id, events in view.docs.events.items():
         last: Doc | None = None
         for event in events:
             if event["type"] == "claimed":
@@ -27,9 +27,9 @@ def check(history: History) -> Iterator[Violation]:
                     what = (
                         f"{event['id']} grants term {event['leaseEpoch']} after {last['id']} did {last['leaseEpoch']}"
                     )
-                    yield Violation(NAME, what, view.shown(last, event))
+                    yield Violation(NAME, what, view.seen.shown(last, event))
                 last = event
-        job = view.jobs.get(job_id)
+        job = view.docs.jobs.get(job_id)
         if job is not None:
             yield from _epochs(job, 0 if last is None else last["leaseEpoch"])
 
@@ -45,8 +45,8 @@ def _epochs(job: Doc, last: int) -> Iterator[Violation]:
 
 
 def _told(view: View) -> Iterator[Violation]:
-    for (job_id, epoch), all_told in view.told_of.items():
-        if view.stored and (job_id, epoch) not in view.terms:
+    for (job_id, epoch), all_told in view.asks.told_of.items():
+        if view.stored and (job_id, epoch) not in view.docs.terms:
             what = f"term {epoch} of {job_id} was granted, and no claimed event tells of it"
             yield Violation(NAME, what, all_told[0].ask.shown)
         first: dict[Session, Told] = {}

@@ -31,15 +31,15 @@ def check(history: History) -> Iterator[Violation]:
         return
     for asks in _operations(view).values():
         yield from _judged(view, asks)
-    for told in view.told:
-        term = view.terms.get((told.grant["jobId"], told.grant["leaseEpoch"]))
+    for told in view.asks.told:
+        term = view.docs.terms.get((told.grant["jobId"], told.grant["leaseEpoch"]))
         if term is not None:
             if term.session == told.ask.session and term.request_id != told.request_id:
                 what = f"term {term.epoch} of {term.job_id} was claimed under {term.request_id}, told {told.request_id}"
                 yield Violation(NAME, what, told.ask.shown)
             yield from _too_early(view, told.ask, term.claimed)
     yield from _sessions(view)
-    for ask in view.asks:
+    for ask in view.asks.all:
         yield from _refused_by_what_was_not_so(view, ask)
 
 
@@ -61,8 +61,8 @@ def _stages(view: View, ask: Ask) -> list[str]:
     """Those of its job from the ask to the answer; none where that was not seen."""
     assert ask.end is not None
     found: list[str] = []
-    for event in view.events.get(ask.message["jobId"], ()):
-        seen = view.seen_event(event)
+    for event in view.docs.events.get(ask.message["jobId"], ()):
+        seen = view.seen.event(event)
         if seen is None:
             return []
         if seen[0] < ask.index:
@@ -77,13 +77,13 @@ def _operations(view: View) -> dict[Hashable, list[Ask]]:
     found: dict[Hashable, list[Ask]] = defaultdict(list)
     for op in HOLDERS:
         kind = "end" if op in ("report", "release") else op
-        for ask in view.asks_of[op]:
+        for ask in view.asks.of[op]:
             message = ask.message
             found[kind, message["jobId"], message["leaseEpoch"], message.get("number"), ask.session].append(ask)
-    for ask in view.asks_of["submit"]:
+    for ask in view.asks.of["submit"]:
         message = ask.message
         found["submit", message["productId"], message["idempotencyKey"], message["manifestSha256"]].append(ask)
-    for ask in view.asks_of["act"]:
+    for ask in view.asks.of["act"]:
         message = ask.message
         found["act", ask.record.who, message["jobId"], message["action"], message["idempotencyKey"]].append(ask)
     return found
@@ -115,18 +115,18 @@ def _effects(view: View, ask: Ask) -> tuple[str, list[Doc]]:
     message = ask.message
     if ask.op == "submit":
         job_id = job_id_for(message["productId"], message["idempotencyKey"])
-        job = view.jobs.get(job_id)
+        job = view.docs.jobs.get(job_id)
         mine = job is not None and job["manifestSha256"] == message["manifestSha256"]
-        return f"the submit of {job_id}", [one for one in view.events.get(job_id, ()) if one["seq"] == 1 and mine]
+        return f"the submit of {job_id}", [one for one in view.docs.events.get(job_id, ()) if one["seq"] == 1 and mine]
     if ask.op == "act":
         op_id = action_op(message["action"], ask.record.who, message["idempotencyKey"])
         op_id = ask.answer["opId"] if ask.answer is not None else op_id
-        return f"{message['action']} of {message['jobId']}", view.with_op(message["jobId"], op_id)
-    return f"{ask.op} of term {message['leaseEpoch']} of {message['jobId']}", view.of_op(ask)
+        return f"{message['action']} of {message['jobId']}", view.docs.with_op(message["jobId"], op_id)
+    return f"{ask.op} of term {message['leaseEpoch']} of {message['jobId']}", view.docs.of_op(ask)
 
 
 def _too_early(view: View, ask: Ask, effect: Doc) -> Iterator[Violation]:
-    seen = view.seen_event(effect)
+    seen = view.seen.event(effect)
     if seen is not None and ask.end is not None and ask.end.at + SAME_S < seen[1].at:
         yield Violation(NAME, f"{effect['id']} was answered before it was stored", (*ask.shown, seen[1]))
 
@@ -156,7 +156,7 @@ def _outcome(ask: Ask) -> str:
 def _sessions(view: View) -> Iterator[Violation]:
     """The highest number that was opened is the stored one, or was passed by."""
     stored = {doc["id"]: doc["sessionNo"] for doc in view.history.documents.get("fleet_factories", ())}
-    for ask in view.asks_of["hello"]:
+    for ask in view.asks.of["hello"]:
         answer = ask.answer
         if answer is None or not answer.get("opened", True):
             continue

@@ -25,11 +25,13 @@ def check(history: History) -> Iterator[Violation]:
     if not view.stored:
         return
     yield from _doubles(view)
-    for job_id, job in view.jobs.items():
-        yield from _chain(job_id, job, view.events.get(job_id, []))
-    for job_id in view.events.keys() - view.jobs.keys():
+    for job_id, job in view.docs.jobs.items():
+        yield from _chain(job_id, job, view.docs.events.get(job_id, []))
+    for job_id in view.docs.events.keys() - view.docs.jobs.keys():
         yield Violation(NAME, f"there are events of {job_id}, and no such job")
-    on_their_way = {(job["id"], event["leaseEpoch"]) for job in view.jobs.values() for event in job.get("outbox") or ()}
+    on_their_way = {
+        (job["id"], event["leaseEpoch"]) for job in view.docs.jobs.values() for event in job.get("outbox") or ()
+    }
     yield from _runs(view, on_their_way)
     yield from _leases(view, on_their_way)
 
@@ -41,7 +43,7 @@ def _doubles(view: View) -> Iterator[Violation]:
     for (job_id, seq), count in ids.items():
         if count > 1:
             yield Violation(NAME, f"event {seq} of {job_id} is there {count} times")
-    for job in view.jobs.values():
+    for job in view.docs.jobs.values():
         for event in job.get("outbox") or ():
             other = stored.get(event["id"])
             if other is not None and (other["opId"], other["type"]) != (event["opId"], event["type"]):
@@ -92,15 +94,15 @@ def _runs(view: View, on_their_way: set[TermKey]) -> Iterator[Violation]:
         key = run["jobId"], run["leaseEpoch"]
         if key in runs or run["id"] != run_id(*key):
             yield Violation(NAME, f"term {key[1]} of {key[0]} has a run too many, {run['id']}")
-        if key not in view.terms:
+        if key not in view.docs.terms:
             yield Violation(NAME, f"run {run['id']} is of a term that was never granted")
         runs[key] = run
-    for key, term in view.terms.items():
+    for key, term in view.docs.terms.items():
         if key in on_their_way:
             continue
         wrong = _run_wrong(term, runs.get(key))
         if wrong:
-            yield Violation(NAME, f"term {key[1]} of {key[0]} {wrong}", view.shown(term.claimed))
+            yield Violation(NAME, f"term {key[1]} of {key[0]} {wrong}", view.seen.shown(term.claimed))
 
 
 def _run_wrong(term: SeenTerm, run: Doc | None) -> str | None:
@@ -121,7 +123,7 @@ def _leases(view: View, on_their_way: set[TermKey]) -> Iterator[Violation]:
     counts = Counter(lease["id"] for lease in view.history.documents.get("fleet_leases", ()))
     for lease in view.history.documents.get("fleet_leases", ()):
         key = lease["jobId"], lease["leaseEpoch"]
-        term = view.terms.get(key)
+        term = view.docs.terms.get(key)
         if lease["id"] != lease_id(*key) or counts[lease["id"]] > 1:
             yield Violation(NAME, f"lease {lease['id']} of term {key[1]} of {key[0]} is one too many")
         elif term is None:
@@ -130,4 +132,4 @@ def _leases(view: View, on_their_way: set[TermKey]) -> Iterator[Violation]:
             yield Violation(NAME, f"lease {lease['id']} is of {lease['holderFactoryId']} ({lease['sessionId']})")
         elif term.cause is not None and lease["status"] != "closed" and key not in on_their_way:
             what = f"the coordinator ended term {key[1]} of {key[0]} ({term.cause}) and left its lease open"
-            yield Violation(NAME, what, view.shown(term.end))
+            yield Violation(NAME, what, view.seen.shown(term.end))

@@ -24,7 +24,7 @@ def check(history: History) -> Iterator[Violation]:
     successors = _first_told(view)
     pushed: dict[str, dict[str, int]] = defaultdict(dict)
     with_trees: set[str] = set()
-    for index, record in view.trees:
+    for index, record in view.run.trees:
         with_trees.add(record.who)
         wrong = _wrong(record)
         if wrong:
@@ -60,7 +60,7 @@ def _wrong(record: Record) -> str | None:
 
 def _made(view: View, record: Record) -> Iterator[Violation]:
     """From the checkpoint that its grant told of."""
-    told = view.told_of.get((record.data["jobId"], record.data["leaseEpoch"]), [])
+    told = view.asks.told_of.get((record.data["jobId"], record.data["leaseEpoch"]), [])
     checkpoints = [one.grant.get("checkpoint") for one in told if f"factory:{one.ask.session[0]}" == record.who]
     commits = {one["commit"] for one in checkpoints if one is not None}
     if checkpoints and None not in checkpoints and record.data["base"] not in commits:
@@ -71,8 +71,8 @@ def _made(view: View, record: Record) -> Iterator[Violation]:
 def _first_told(view: View) -> dict[str, list[Told]]:
     """By job, who first heard of each term, in the order of terms."""
     found: dict[str, list[Told]] = defaultdict(list)
-    for key in sorted(view.told_of):
-        found[key[0]].append(min(view.told_of[key], key=lambda told: told.ask.end_index))
+    for key in sorted(view.asks.told_of):
+        found[key[0]].append(min(view.asks.told_of[key], key=lambda told: told.ask.end_index))
     return found
 
 
@@ -80,12 +80,12 @@ def _over_successor(view: View, index: int, record: Record, successors: dict[str
     data = record.data
     if data["does"] not in ("pushed", "published", "deleted") or data.get("local"):
         return  # what stays on its own machine is in nobody's way
-    term = view.terms.get((data["jobId"], data["leaseEpoch"]))
+    term = view.docs.terms.get((data["jobId"], data["leaseEpoch"]))
     if term is None:
         return
     if f"factory:{term.session[0]}" != record.who:
         what = f"{_named(record)} was {data['does']}; that term is {term.session[0]}'s"
-        yield Violation(NAME, what, (record, *view.shown(term.claimed)))
+        yield Violation(NAME, what, (record, *view.seen.shown(term.claimed)))
         return
     after = [
         one for one in successors[term.job_id] if one.grant["leaseEpoch"] > term.epoch and one.ask.end_index < index
@@ -93,8 +93,8 @@ def _over_successor(view: View, index: int, record: Record, successors: dict[str
     tidies = data["does"] == "deleted" and term.cause is None
     if not after or tidies:
         return
-    ended = view.seen_event(term.end)
-    limit = view.timer("leaseTtlS", 60.0) * (1 + DRIFT)
+    ended = view.seen.event(term.end)
+    limit = view.run.timer("leaseTtlS", 60.0) * (1 + DRIFT)
     if recovered_early(view, term, record.at) and (ended is None or record.at <= ended[1].at + limit):
         return
     what = f"{_named(record)} was {data['does']} after term {after[0].grant['leaseEpoch']} was granted to "
@@ -103,11 +103,11 @@ def _over_successor(view: View, index: int, record: Record, successors: dict[str
 
 def _told_checkpoints(view: View) -> Iterator[tuple[Ask, Doc]]:
     """Those that were accepted and are not local."""
-    for ask in view.asks_of["checkpoint"]:
+    for ask in view.asks.of["checkpoint"]:
         if ask.done and not ask.message.get("local"):
             yield ask, ask.message
     for op in ("report", "release"):
-        for ask in view.asks_of[op]:
+        for ask in view.asks.of[op]:
             checkpoint = ask.message.get("checkpoint")
             if checkpoint is not None and ask.done and not checkpoint.get("local"):
                 yield ask, checkpoint
