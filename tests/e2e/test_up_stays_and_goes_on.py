@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import stat
@@ -43,6 +44,22 @@ class Up:
     def family(self) -> list[psutil.Process]:
         assert self.process is not None
         return list(self.process.children(recursive=True))
+
+    def words(self) -> list[str]:
+        """What the processes were started with, but for those that end meanwhile."""
+        found: list[str] = []
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                found += process.cmdline()
+        return found
+
+    def factory_pid(self, factory_id: str) -> int | None:
+        """As its lock file says. A look at the processes may meet it in the moment of its exec, when it has no command
+        line.
+        """
+        lock = self.data / "factories" / factory_id / "factory.lock"
+        text = lock.read_text().strip() if lock.exists() else ""
+        return int(text) if text else None
 
     def end(self, number: int = signal.SIGINT) -> int:
         assert self.process is not None
@@ -97,7 +114,7 @@ async def test_secrets_are_files_for_their_owner_alone_and_on_no_command_line(up
     assert len(texts) >= 6
     shown = up.output.read_text() + "".join(path.read_text() for path in (up.data / "log").iterdir())
     shown += (up.data / "nats" / "nats-server.conf").read_text() + (secrets / "enrolments.json").read_text()
-    shown += " ".join(word for process in up.family() for word in process.cmdline())
+    shown += " ".join(up.words())
     assert [text for text in texts if text in shown] == []
 
 
@@ -112,6 +129,9 @@ async def test_a_second_up_on_the_same_directory_is_told_who_runs_there(up: Up) 
 
 async def test_what_dies_is_started_again(up: Up) -> None:
     await up.is_up()
-    factory = next(process for process in up.family() if "factory-1" in process.cmdline())
-    os.kill(factory.pid, signal.SIGKILL)
+    await eventually(lambda: up.factory_pid("factory-1") is not None, within_s=30.0)
+    pid = up.factory_pid("factory-1")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
     await eventually(lambda: "factory-1 runs again, as process" in up.output.read_text(), within_s=30.0)
+    await eventually(lambda: up.factory_pid("factory-1") not in (None, pid), within_s=30.0)
