@@ -159,10 +159,10 @@ class ScriptedTrees:
     async def clean_up(self, tree: Worktree) -> bool:
         if tree.remote is None or not await self.is_saved(tree):
             return False
-        self._delete(tree)
+        self.delete(tree)
         return True
 
-    def _delete(self, tree: Worktree) -> None:
+    def delete(self, tree: Worktree) -> None:
         state = self._machine.trees.pop((tree.job_id, tree.lease_epoch))
         clean = state.saved == state.changes
         self._note(tree, "deleted", clean=clean, pushed=clean and tree.remote is not None)

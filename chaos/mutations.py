@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 from bus.port import Message
@@ -46,7 +46,7 @@ from schemas.errors import ErrorCode, FleetError
 from schemas.guards import LockGuard
 from schemas.ids import lock_id, run_id
 from schemas.job import Job
-from schemas.messages import ClaimAnswer, Grant, Offer, TermTimes
+from schemas.messages import ClaimAnswer, Grant, Offer
 
 Patch = Callable[..., None]
 
@@ -76,12 +76,12 @@ class Mutation:
 def racy_store(replace: Patch) -> None:
     async def commit(self: MemoryStore, guarded: Sequence[Guarded], then: Sequence[Derived] = ()) -> Written:
         for write in guarded:
-            entry = self._entry(write.address)
+            entry = self.entry_at(write.address)
             if (entry[1] if entry else ABSENT) != write.expected:
-                return self._commit(guarded, then)
+                return self.commit_now(guarded, then)
         await asyncio.sleep(0.002)
-        etags = tuple(self._put(write.container, write.doc) for write in guarded)
-        self._project(then)
+        etags = tuple(self.put(write.container, write.doc) for write in guarded)
+        self.project_now(then)
         return Written(WriteStatus.OK, etags)
 
     replace(MemoryStore, "commit", commit)
@@ -102,9 +102,9 @@ def no_session_check(replace: Patch) -> None:
     replace(deciding, "holds", holds)
 
     async def asked(ctx: Any, request: Any, op: Any) -> Any:
-        return check_applied(await ctx.transactor.transact(terms._key(request), op))
+        return check_applied(await ctx.transactor.transact(terms.key_of(request), op))
 
-    replace(terms, "_asked", asked)
+    replace(terms, "ask_transition", asked)
 
 
 def epoch_not_moved(replace: Patch) -> None:
@@ -178,10 +178,10 @@ def outbox_dropped(replace: Patch) -> None:
 def older_projection_wins(replace: Patch) -> None:
     def project(self: MemoryStore, derived: Sequence[Derived]) -> None:
         for write in derived:
-            if write.rev is not None or self._entry(write.address) is None:
-                self._put(write.container, write.doc)
+            if write.rev is not None or self.entry_at(write.address) is None:
+                self.put(write.container, write.doc)
 
-    replace(MemoryStore, "_project", project)
+    replace(MemoryStore, "project_now", project)
 
 
 def claim_not_idempotent(replace: Patch) -> None:
@@ -225,11 +225,11 @@ def lock_ignored(replace: Patch) -> None:
         held = {"job_id": after.id, "lease_epoch": after.lease_epoch}
         return free.model_copy(update=held) if after.held else free
 
-    replace(guards, "_settle_lock", settle)
+    replace(guards, "settle_lock", settle)
 
 
 def lock_freed_at_start(replace: Patch) -> None:
-    lock_ignored_by_end = guards._settle_lock
+    lock_ignored_by_end = guards.settle_lock
 
     def settle(before: Job, after: Job, lock: LockGuard | None) -> Any:
         if after.held:
@@ -240,14 +240,14 @@ def lock_freed_at_start(replace: Patch) -> None:
 
     async def start(ctx: Any, request: Any) -> Any:
         answer = await terms.start(ctx, request)
-        stored = await read_job(ctx.store, terms._key(request))
+        stored = await read_job(ctx.store, terms.key_of(request))
         if stored is not None and stored.job.lock is not None:
             lock = await ctx.store.read(Address(JOBS, stored.job.product_id, lock_id(stored.job.lock)))
             if lock is not None:
                 await ctx.store.update(JOBS, lock.doc | {"jobId": None, "leaseEpoch": None}, lock.etag)
         return answer
 
-    replace(guards, "_settle_lock", settle)
+    replace(guards, "settle_lock", settle)
     _replace_op(replace, "start", start)
 
 
@@ -317,7 +317,9 @@ def bus_is_needed(replace: Patch) -> None:
 
 def launcher_waits(replace: Patch) -> None:
     """The launcher is given a minute more than the trust: a stopped factory's engine runs on."""
-    replace(TrustWindow, "until_s", property(lambda self: self._until_s + 60.0))
+    trusted = cast(property, TrustWindow.until_s).fget
+    assert trusted is not None
+    replace(TrustWindow, "until_s", property(lambda self: trusted(self) + 60.0))
 
 
 def reaped_unclosed(replace: Patch) -> None:
@@ -333,7 +335,7 @@ def reaped_too_soon(replace: Patch) -> None:
     run_once = Reaper.run_once
 
     async def hasty(self: Reaper, now: datetime) -> Any:
-        return await run_once(self, now + timedelta(seconds=self._ctx.timers.lease_ttl_s / 2))
+        return await run_once(self, now + timedelta(seconds=self.ctx.timers.lease_ttl_s / 2))
 
     replace(Reaper, "run_once", hasty)
 
@@ -342,11 +344,11 @@ def gone_for_good(replace: Patch) -> None:
     """Whose connection ended is taken for dead, whatever is heard of it by the other way."""
 
     async def still_gone(self: Vanished, client: Any, gone_at_s: float) -> Any:
-        entry = next((one for one in self._ctx.roster.entries() if one.doc.bus_key == client.public), None)
-        stored = await read_factory(self._ctx.store, entry.doc.product_id, entry.doc.id) if entry else None
+        entry = next((one for one in self.ctx.roster.entries() if one.doc.bus_key == client.public), None)
+        stored = await read_factory(self.ctx.store, entry.doc.product_id, entry.doc.id) if entry else None
         return stored.factory if stored is not None else None
 
-    replace(Vanished, "_still_gone", still_gone)
+    replace(Vanished, "find_gone", still_gone)
 
 
 def reaper_asleep(replace: Patch) -> None:
@@ -366,16 +368,16 @@ def checkpoint_lost(replace: Patch) -> None:
 
 
 def dep_forgotten(replace: Patch) -> None:
-    step = Promoter._step
+    step = Promoter.next_step
 
     async def half(self: Promoter, job: Job, now: Any) -> Any:
         return None if job.deps else await step(self, job, now)
 
-    replace(Promoter, "_step", half)
+    replace(Promoter, "next_step", half)
 
 
 def pause_ignored(replace: Patch) -> None:
-    settle = guards._settle_ledger
+    settle = guards.settle_ledger
 
     def deaf(before: Job, after: Job, ledger: Any) -> Any:
         settled = settle(before, after, ledger.model_copy(update={"paused": False}) if ledger else None)
@@ -383,11 +385,11 @@ def pause_ignored(replace: Patch) -> None:
         paused = ledger is not None and ledger.paused
         return settled[0], settled[1].model_copy(update={"paused": paused})
 
-    replace(guards, "_settle_ledger", deaf)
+    replace(guards, "settle_ledger", deaf)
 
 
 def spend_counted_twice(replace: Patch) -> None:
-    settle = guards._settle_ledger
+    settle = guards.settle_ledger
 
     def double(before: Job, after: Job, ledger: Any) -> Any:
         settled = settle(before, after, ledger)
@@ -396,7 +398,7 @@ def spend_counted_twice(replace: Patch) -> None:
             return settled[0], settled[1].model_copy(update={"spent": settled[1].spent + spent})
         return settled
 
-    replace(guards, "_settle_ledger", double)
+    replace(guards, "settle_ledger", double)
 
 
 def capability_ignored(replace: Patch) -> None:
@@ -416,13 +418,10 @@ def nobody_woken(replace: Patch) -> None:
 
 
 def trust_without_end(replace: Patch) -> None:
-    begin = TrustWindow.__init__
-
-    def endless(self: TrustWindow, asked_at_s: float, term: TermTimes, margin_s: float, **kwargs: Any) -> None:
-        begin(self, asked_at_s, term, margin_s, **kwargs)
-        self._until_s += 1000.0
-
-    replace(TrustWindow, "__init__", endless)
+    trusted = cast(property, TrustWindow.until_s).fget
+    assert trusted is not None
+    replace(TrustWindow, "until_s", property(lambda self: trusted(self) + 1000.0))
+    replace(TrustWindow, "holds", lambda self, now_s: now_s < self.until_s)
 
 
 def offer_is_authority(replace: Patch) -> None:
@@ -430,7 +429,7 @@ def offer_is_authority(replace: Patch) -> None:
 
     def obey(self: Claiming, message: Message) -> None:
         offer = Offer.model_validate_json(message.data)
-        if self.seats_free and self._session.factory_id in offer.invited:
+        if self.seats_free and self.session.factory_id in offer.invited:
             grant = Grant.model_validate(
                 {
                     **{"productId": offer.product_id, "jobId": offer.job_id, "leaseEpoch": offer.lease_epoch},
@@ -446,7 +445,7 @@ def offer_is_authority(replace: Patch) -> None:
                     "term": {"leaseLeftS": 30.0, "renewEveryS": 7.0, "startWithinS": 15.0, "now": offer.now},
                 }
             )
-            self._held.take(ClaimAnswer(grants=(grant,)), self._session.boot_s())
+            self.held.take(ClaimAnswer(grants=(grant,)), self.session.boot_s())
         heard(self, message)
 
     replace(Claiming, "heard_offer", obey)
@@ -464,7 +463,7 @@ def pushed_without_trust(replace: Patch) -> None:
 def tidied_unsaved(replace: Patch) -> None:
     async def tidy(self: Term, end: TermEnd, *, superseded: bool) -> None:
         if end.tree is not None:
-            self._tools.trees._delete(end.tree)  # type: ignore[attr-defined]
+            self.tools.trees.delete(end.tree)  # type: ignore[attr-defined]
 
     replace(Term, "tidy", tidy)
 

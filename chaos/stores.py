@@ -39,8 +39,8 @@ class SeenStore(MemoryStore):
         self._history = history
         self._seen: set[tuple[str, int, str]] = set()
 
-    def _put(self, container: str, doc: Doc) -> str:
-        etag = super()._put(container, doc)
+    def put(self, container: str, doc: Doc) -> str:
+        etag = super().put(container, doc)
         if container == EVENTS:
             self._note(doc)
         elif container == JOBS and "stage" in doc:

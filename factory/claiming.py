@@ -50,11 +50,11 @@ class Claiming:
         engines: frozenset[Engine],
         long_poll_s: float,
     ) -> None:
-        self._session = session
+        self.session = session
         self._opened = opened
         self._link = link
         self._asks = asks
-        self._held = held
+        self.held = held
         self._seats = seats
         self._engines = engines
         self._long_poll_s = long_poll_s
@@ -64,7 +64,7 @@ class Claiming:
 
     @property
     def seats_free(self) -> int:
-        return 0 if self._asks.is_closed else max(0, self._seats - len(self._held) - len(self._asks))
+        return 0 if self._asks.is_closed else max(0, self._seats - len(self.held) - len(self._asks))
 
     def hang_up(self) -> None:
         """Asks that wait for work wait no longer. Each is repeated once more under its requestId, without waiting: a
@@ -106,7 +106,7 @@ class Claiming:
 
     def _request(self, **fields: Any) -> ClaimRequest:
         """Pending from here on: a heartbeat numbered above it names it, and it takes its seat."""
-        ask, request_id = self._session.ask(), self._asks.begin()
+        ask, request_id = self.session.ask(), self._asks.begin()
         return ClaimRequest(**ask, session_no=self._opened.number, request_id=request_id, **fields)
 
     def heard_offer(self, message: Message) -> None:
@@ -116,8 +116,8 @@ class Claiming:
         except ValidationError as error:
             log.warning("an offer made no sense: %s", validation_sentence(error))
             return
-        late = offer.expires_at <= self._session.coordinator_now()
-        meant = offer.round > 1 or self._session.factory_id in offer.invited
+        late = offer.expires_at <= self.session.coordinator_now()
+        meant = offer.round > 1 or self.session.factory_id in offer.invited
         fits = offer.engine in self._engines and set(offer.capabilities) <= set(self._opened.capabilities)
         if late or not meant or not fits or self.seats_free == 0:
             return
@@ -132,32 +132,32 @@ class Claiming:
 
     async def _claim(self, request: ClaimRequest) -> int:
         """Starts what is granted; gives how many. Repeated under the same requestId until answered or given up."""
-        give_up_s = self._session.boot_s() + request.wait_s + GIVE_UP_S
+        give_up_s = self.session.boot_s() + request.wait_s + GIVE_UP_S
         wait_s = RETRY_FIRST_S
         try:
             while True:
                 if request.wait_s and self._hung_up.is_set():
                     request = request.model_copy(update={"wait_s": 0.0})
-                    give_up_s = self._session.boot_s() + GIVE_UP_S
-                asked_at_s = self._session.boot_s()
+                    give_up_s = self.session.boot_s() + GIVE_UP_S
+                asked_at_s = self.session.boot_s()
                 try:
                     answer = await self._answer(request)
                 except _HungUp:
                     continue
                 except Unanswered as error:
-                    if self._session.boot_s() >= give_up_s:
+                    if self.session.boot_s() >= give_up_s:
                         log.warning("a claim is given up: %s", error)
                         return 0
                     await asyncio.sleep(wait_s)
                     wait_s = min(wait_s * 2, RETRY_MAX_S)
                     continue
-                return self._held.take(answer, asked_at_s, request.max)
+                return self.held.take(answer, asked_at_s, request.max)
         finally:
             self._asks.end(request.request_id)
 
     async def _answer(self, request: ClaimRequest) -> ClaimAnswer:
         """Raises Unanswered, FleetError, and _HungUp where it still waited for work."""
-        asking = asyncio.create_task(self._session.call("claim", request.to_doc()))
+        asking = asyncio.create_task(self.session.call("claim", request.to_doc()))
         hung_up = asyncio.create_task(self._hung_up.wait())
         try:
             if request.wait_s:

@@ -89,29 +89,29 @@ class Work:
         self.tree = tree
         self.last: Saved | None = None
         self._state = state
-        self._tools = tools
+        self.tools = tools
 
     def is_trusted(self) -> bool:
-        return self._state.trust.holds(self._tools.clock.boot_s())
+        return self._state.trust.holds(self.tools.clock.boot_s())
 
     async def save(self, message: str) -> Saved | None:
         """Pushes what is new in the tree; nothing once trust is lost. Raises GitError."""
         if not self.is_trusted():
             return None
-        saved = await self._tools.trees.save(self.tree, f"{message} of {self._state.grant.job_id}")
+        saved = await self.tools.trees.save(self.tree, f"{message} of {self._state.grant.job_id}")
         self.last = saved or self.last
         return saved
 
     async def save_regularly(self) -> None:
         while True:
-            await asyncio.sleep(self._tools.checkpoint_every_s)
+            await asyncio.sleep(self.tools.checkpoint_every_s)
             try:
                 saved = await self.save("checkpoint")
             except GitError as error:
                 log.warning("no checkpoint of %s: %s", self._state.grant.job_id, error)
                 continue
             if saved is not None and self.is_trusted():
-                await self._tools.save_checkpoint(self._state, saved)
+                await self.tools.save_checkpoint(self._state, saved)
 
     async def save_last(self, message: str) -> Checkpoint | None:
         """What the end of the term carries along as its checkpoint, so that it costs no message of its own."""
@@ -125,9 +125,9 @@ class Work:
         return Checkpoint(
             ref=saved.ref,
             commit=saved.commit,
-            at=self._tools.clock.now(),
+            at=self.tools.clock.now(),
             number=self._state.next_checkpoint(),
-            local=self._tools.factory_id if saved.local else None,
+            local=self.tools.factory_id if saved.local else None,
         )
 
 
@@ -136,7 +136,7 @@ class Term:
 
     def __init__(self, state: TermState, tools: Tools) -> None:
         self.state = state
-        self._tools = tools
+        self.tools = tools
         self._poked = asyncio.Event()
 
     @property
@@ -152,12 +152,12 @@ class Term:
         if cut is not None:  # it came too late, or is wanted back already: no tree is made for it
             return await self._cut_short(cut, None)
         tree: Worktree | None = None
-        output = self._tools.logs.open(self.grant, self._tools.session_id)
+        output = self.tools.logs.open(self.grant, self.tools.session_id)
         try:
-            self._tools.scratch.mkdir(parents=True, exist_ok=True)
-            tree = await self._tools.trees.prepare(self.grant)
-            command = self._tools.adapter.command(self.grant, self._tools.scratch)
-            end = await self._work(Work(tree, self.state, self._tools), command, output)
+            self.tools.scratch.mkdir(parents=True, exist_ok=True)
+            tree = await self.tools.trees.prepare(self.grant)
+            command = self.tools.adapter.command(self.grant, self.tools.scratch)
+            end = await self._work(Work(tree, self.state, self.tools), command, output)
         except (WorkspaceError, EngineRefusal, OSError) as error:
             end = self._failed(str(error), output)
         except Exception as error:
@@ -170,12 +170,12 @@ class Term:
     async def tidy(self, end: TermEnd, *, superseded: bool) -> None:
         """After the report: a tree that is pushed whole goes; a fenced one, or one with more in it, is kept."""
         try:
-            if end.tree is not None and (superseded or not await self._tools.trees.clean_up(end.tree)):
-                kept = await self._tools.trees.quarantine(end.tree)
+            if end.tree is not None and (superseded or not await self.tools.trees.clean_up(end.tree)):
+                kept = await self.tools.trees.quarantine(end.tree)
                 log.info("the tree of %s is kept in %s", self.grant.job_id, kept)
         except (GitError, OSError) as error:
             log.warning("the tree of %s stays where it is: %s", self.grant.job_id, error)
-        shutil.rmtree(self._tools.scratch, ignore_errors=True)
+        shutil.rmtree(self.tools.scratch, ignore_errors=True)
 
     async def _work(self, work: Work, command: Command, output: TermLog) -> TermEnd:
         """Executed, claimed and verified are different things, and all of them are of this one term."""
@@ -211,7 +211,7 @@ class Term:
 
     async def _publish(self, work: Work, verified: Verified, output: TermLog) -> TermEnd:
         """Saves the work; what is verified gets its branch."""
-        failed, trees = verified.failed, self._tools.trees
+        failed, trees = verified.failed, self.tools.trees
         outcome = Outcome.OK if failed is None else Outcome.VERIFY_FAILED
         branch, diff, commit, checkpoint = None, dict[str, int](), None, None
         try:
@@ -231,7 +231,7 @@ class Term:
         said = output.tail()[-SUMMARY_CHARS:]
         summary = said if failed is None else f"verify failed with {failed.rc}: {failed.command}"
         result = Result(outcome=outcome, summary=summary, branch=branch, commit=commit, verify=verified.evidence)
-        insights = self._tools.adapter.insights(output.tail()).model_copy(update={"diff": diff})
+        insights = self.tools.adapter.insights(output.tail()).model_copy(update={"diff": diff})
         return TermEnd(result, insights=insights, checkpoint=checkpoint)
 
     async def _run_program(self, work: Work, argv: tuple[str, ...], env: Mapping[str, str], output: TermLog) -> Ran:
@@ -249,11 +249,11 @@ class Term:
             "GIGAFACTORY_EPOCH": str(self.grant.lease_epoch),
             "GIGAFACTORY_ATTEMPT": str(self.grant.attempt),
         }
-        engine = await self._tools.launch(
+        engine = await self.tools.launch(
             argv,
             cwd=work.tree.work_dir,
-            env=engine_env({**env, **term_env, **helper_env(self._tools.scratch)}),
-            scratch=self._tools.scratch,
+            env=engine_env({**env, **term_env, **helper_env(self.tools.scratch)}),
+            scratch=self.tools.scratch,
             deadline_s=self.state.trust.until_s,
             on_output=heard,
         )
@@ -302,13 +302,13 @@ class Term:
     ) -> TermEnd:
         evidence = verified.evidence if verified is not None else ()
         result = Result(outcome=Outcome.ENGINE_FAILED, summary=why, verify=evidence)
-        return TermEnd(result, insights=self._tools.adapter.insights(output.tail()), checkpoint=checkpoint)
+        return TermEnd(result, insights=self.tools.adapter.insights(output.tail()), checkpoint=checkpoint)
 
     def _must_end(self) -> EndReason | None:
         return self.state.must_end(self._now())
 
     def _now(self) -> float:
-        return self._tools.clock.boot_s()
+        return self.tools.clock.boot_s()
 
 
 def _how(ended: Ended, output: TermLog) -> str:

@@ -54,7 +54,7 @@ class StoreValue(MemoryStore):
             for data, _ in docs.values():
                 yield orjson.loads(data)
 
-    def _put(self, container: str, doc: Doc) -> str:
+    def put(self, container: str, doc: Doc) -> str:
         docs = self._docs[container].setdefault(partition_of(container, doc), {})
         known = docs.get(doc["id"])
         etag = str(int(known[1]) + 1) if known else "1"

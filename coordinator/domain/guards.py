@@ -38,19 +38,19 @@ def settle(before: Job, after: Job, guards: Guards, need: Needs) -> tuple[Job, G
     """The job and its guards after this step, or the refusal of a claim that a guard forbids."""
     lock, ledger = None, None
     if need.lock:
-        settled = _settle_lock(before, after, guards.lock)
+        settled = settle_lock(before, after, guards.lock)
         if isinstance(settled, Rejected):
             return settled
         lock = settled
     if need.ledger:
-        billed = _settle_ledger(before, after, guards.ledger)
+        billed = settle_ledger(before, after, guards.ledger)
         if isinstance(billed, Rejected):
             return billed
         after, ledger = billed
     return after, Guards(lock, ledger)
 
 
-def _settle_lock(before: Job, after: Job, lock: LockGuard | None) -> LockGuard | Rejected:
+def settle_lock(before: Job, after: Job, lock: LockGuard | None) -> LockGuard | Rejected:
     assert before.lock is not None
     free = LockGuard(id=lock_id(before.lock), product_id=before.product_id)
     if after.held:
@@ -66,7 +66,7 @@ def _settle_lock(before: Job, after: Job, lock: LockGuard | None) -> LockGuard |
     return free
 
 
-def _settle_ledger(before: Job, after: Job, ledger: LedgerGuard | None) -> tuple[Job, LedgerGuard] | Rejected:
+def settle_ledger(before: Job, after: Job, ledger: LedgerGuard | None) -> tuple[Job, LedgerGuard] | Rejected:
     """A term reserves what is left of its job's budget, and gives back exactly what it reserved."""
     ledger = ledger or LedgerGuard(id=LEDGER_ID, product_id=before.product_id)
     if after.held:

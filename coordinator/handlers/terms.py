@@ -34,7 +34,7 @@ from schemas.outcome import Outcome, Result
 from schemas.work import Checkpoint
 
 
-def _key(request: FromHolder) -> JobKey:
+def key_of(request: FromHolder) -> JobKey:
     return JobKey(request.product_id, request.job_id)
 
 
@@ -66,7 +66,7 @@ async def check_held_or_was(ctx: Context, key: JobKey, factory_id: str, session_
 
 async def _term_answer(ctx: Context, request: FromHolder, rewrite_after_s: float | None = None) -> TermAnswer:
     """Every answer that a holder may rest its trust on comes from a lease document: read, renewed or made."""
-    key, epoch = _key(request), request.lease_epoch
+    key, epoch = key_of(request), request.lease_epoch
     job = await check_holder(ctx, key, request.factory_id, request.session_id, epoch)
     expires_at = await leases.renew(ctx, job, rewrite_after_s=rewrite_after_s)
     if expires_at is None:
@@ -87,7 +87,7 @@ async def start(ctx: Context, request: StartRequest) -> TermAnswer:
         session_id=request.session_id,
         lease_epoch=request.lease_epoch,
     )
-    await _asked(ctx, request, op)
+    await ask_transition(ctx, request, op)
     return await _term_answer(ctx, request, rewrite_after_s=ctx.timers.grant_start_s)
 
 
@@ -107,7 +107,7 @@ async def checkpoint(ctx: Context, request: CheckpointRequest) -> TermAnswer:
         lease_epoch=request.lease_epoch,
         checkpoint=saved,
     )
-    await _asked(ctx, request, op)
+    await ask_transition(ctx, request, op)
     return await _term_answer(ctx, request)
 
 
@@ -127,7 +127,7 @@ async def report(ctx: Context, request: ReportRequest) -> ReportAnswer:
         end_error = error
     if end is not None and request.result.outcome is Outcome.QUOTA_EXHAUSTED:
         until = request.resets_at or ctx.clock.now() + timedelta(seconds=ctx.timers.quota_gate_s)
-        stored = await read_job(ctx.store, _key(request))
+        stored = await read_job(ctx.store, key_of(request))
         if stored is not None:
             await gate_engine(ctx, request.factory_id, stored.job.engine, until)
     next_answer, next_error = await _next(ctx, request)
@@ -175,16 +175,16 @@ async def _end(ctx: Context, request: FromHolder, action: Action, result: Result
         action=action,
         **fields,  # type: ignore[arg-type]
     )
-    applied = await _asked(ctx, request, op)
+    applied = await ask_transition(ctx, request, op)
     stage = Stage(applied.event.to_stage)
     return EndAnswer(stage=Stage.SHIPPED if ships_at_once(applied.job, stage) else stage, repeated=applied.repeated)
 
 
-async def _asked(ctx: Context, request: FromHolder, op: HolderOp) -> Applied:
-    applied = check_applied(await ctx.transactor.transact(_key(request), op))
+async def ask_transition(ctx: Context, request: FromHolder, op: HolderOp) -> Applied:
+    applied = check_applied(await ctx.transactor.transact(key_of(request), op))
     ctx.roster.heard(request.factory_id)
     if (applied.event.actor, applied.event.data.get("sessionId")) != (op.actor, op.session_id):
         raise _fenced(
-            _key(request), request.lease_epoch, "is not yours"
+            key_of(request), request.lease_epoch, "is not yours"
         )  # the same op of this term, but accepted from somebody else
     return applied

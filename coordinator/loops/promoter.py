@@ -70,7 +70,7 @@ class Promoter:
 
     async def promote(self, job: Job, now: datetime) -> Action | None:
         """One step of one job, if it is due."""
-        step = await self._step(job, now)
+        step = await self.next_step(job, now)
         if step is None:
             return None
         outcome = await self._ctx.transactor.transact(job.key, step)
@@ -88,7 +88,7 @@ class Promoter:
         async for job in jobs_where(self._ctx.store, product_id, *final):
             yield job
 
-    async def _step(self, job: Job, now: datetime) -> FollowUp | None:
+    async def next_step(self, job: Job, now: datetime) -> FollowUp | None:
         if job.stage is Stage.FAILED:
             if job.not_before is not None and job.not_before <= now:
                 return FollowUp.of(job.key, job.seq, Action.RETRY)

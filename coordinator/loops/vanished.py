@@ -36,7 +36,7 @@ class Vanished:
     """Ends terms only of the session whose connection it was: another machine of that factory may be at work."""
 
     def __init__(self, ctx: Context) -> None:
-        self._ctx = ctx
+        self.ctx = ctx
         self._bus = ctx.bus
         self._gone: dict[_Client, asyncio.Task[None]] = {}  # while the time to come back runs
 
@@ -64,34 +64,34 @@ class Vanished:
         client = _client_of(message)
         if client is None or client in self._gone:
             return
-        task = asyncio.create_task(self._wait_for(client, self._ctx.clock.boot_s()), name=f"gone {client.session_id}")
+        task = asyncio.create_task(self._wait_for(client, self.ctx.clock.boot_s()), name=f"gone {client.session_id}")
         self._gone[client] = task
         task.add_done_callback(lambda done: self._gone.pop(client) if self._gone.get(client) is done else None)
 
     async def _wait_for(self, client: _Client, gone_at_s: float) -> None:
-        await asyncio.sleep(self._ctx.timers.vanished_s)
+        await asyncio.sleep(self.ctx.timers.vanished_s)
         with left_to_the_next_run("the early end of a vanished factory's terms"):
-            factory = await self._still_gone(client, gone_at_s)
+            factory = await self.find_gone(client, gone_at_s)
             if factory is not None:
                 await self._end_terms(factory)
 
-    async def _still_gone(self, client: _Client, gone_at_s: float) -> FactoryDoc | None:
+    async def find_gone(self, client: _Client, gone_at_s: float) -> FactoryDoc | None:
         """The factory's document, if nobody heard of it since: neither this coordinator nor one that noted it."""
-        entry = next((one for one in self._ctx.roster.entries() if one.doc.bus_key == client.public), None)
+        entry = next((one for one in self.ctx.roster.entries() if one.doc.bus_key == client.public), None)
         if entry is None or (entry.heard_at_s is not None and entry.heard_at_s > gone_at_s):
             return None
-        stored = await read_factory(self._ctx.store, entry.doc.product_id, entry.doc.id)
+        stored = await read_factory(self.ctx.store, entry.doc.product_id, entry.doc.id)
         factory = stored.factory if stored is not None else None
         if factory is None or factory.session_id != client.session_id or factory.transport is not Transport.BUS:
             return None
         return factory
 
     async def _end_terms(self, factory: FactoryDoc) -> None:
-        self._ctx.roster.gone(factory.id)
-        now = self._ctx.clock.now()
-        for job in await jobs_held_by(self._ctx.store, factory.products, factory.id):
+        self.ctx.roster.gone(factory.id)
+        now = self.ctx.clock.now()
+        for job in await jobs_held_by(self.ctx.store, factory.products, factory.id):
             if job.holder is not None and job.holder.session_id == factory.session_id:
-                await end_term(self._ctx, job, Cause.VANISHED, now)
+                await end_term(self.ctx, job, Cause.VANISHED, now)
                 log.info("%s has vanished: term %d of %s is ended", factory.id, job.lease_epoch, job.id)
 
 

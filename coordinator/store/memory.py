@@ -45,17 +45,17 @@ class MemoryStore:
     async def close(self) -> None: ...
 
     async def read(self, at: Address) -> Stored | None:
-        entry = self._entry(at)
+        entry = self.entry_at(at)
         return None if entry is None else Stored(orjson.loads(entry[0]), entry[1])
 
     async def create(self, container: str, doc: Doc) -> Written:
-        return self._commit([Guarded(container, doc, ABSENT)], ())
+        return self.commit_now([Guarded(container, doc, ABSENT)], ())
 
     async def update(self, container: str, doc: Doc, etag: str) -> Written:
-        return self._commit([Guarded(container, doc, etag)], ())
+        return self.commit_now([Guarded(container, doc, etag)], ())
 
     async def delete(self, at: Address, etag: str) -> Written:
-        entry = self._entry(at)
+        entry = self.entry_at(at)
         if entry is None:
             return Written(WriteStatus.NOT_FOUND)
         if entry[1] != etag:
@@ -76,22 +76,22 @@ class MemoryStore:
         return [stored for _, stored in rows[: query.limit]]
 
     async def commit(self, guarded: Sequence[Guarded], then: Sequence[Derived] = ()) -> Written:
-        return self._commit(guarded, then)
+        return self.commit_now(guarded, then)
 
     async def project(self, derived: Sequence[Derived]) -> None:
-        self._project(derived)
+        self.project_now(derived)
 
     async def partitions(self, container: str, after: str | None = None, limit: int = 100) -> list[str]:
         names = sorted(name for name, docs in self._docs[container].items() if docs)
         return [name for name in names if after is None or name > after][:limit]
 
-    def _entry(self, at: Address) -> tuple[bytes, str] | None:
+    def entry_at(self, at: Address) -> tuple[bytes, str] | None:
         return self._docs[at.container].get(at.partition, {}).get(at.id)
 
-    def _commit(self, guarded: Sequence[Guarded], then: Sequence[Derived]) -> Written:
+    def commit_now(self, guarded: Sequence[Guarded], then: Sequence[Derived]) -> Written:
         assert len({write.address.partition for write in guarded}) <= 1
         for write in guarded:
-            entry = self._entry(write.address)
+            entry = self.entry_at(write.address)
             if isinstance(write.expected, Absent):
                 if entry is not None:
                     return Written(WriteStatus.CONFLICT)
@@ -99,18 +99,18 @@ class MemoryStore:
                 return Written(WriteStatus.NOT_FOUND)
             elif entry[1] != write.expected:
                 return Written(WriteStatus.CONFLICT)
-        etags = tuple(self._put(write.container, write.doc) for write in guarded)
-        self._project(then)
+        etags = tuple(self.put(write.container, write.doc) for write in guarded)
+        self.project_now(then)
         return Written(WriteStatus.OK, etags)
 
-    def _project(self, derived: Sequence[Derived]) -> None:
+    def project_now(self, derived: Sequence[Derived]) -> None:
         for write in derived:
-            entry = self._entry(write.address)
+            entry = self.entry_at(write.address)
             newer = entry is not None and write.rev is not None and orjson.loads(entry[0])["rev"] < write.rev
             if entry is None or newer:
-                self._put(write.container, write.doc)
+                self.put(write.container, write.doc)
 
-    def _put(self, container: str, doc: Doc) -> str:
+    def put(self, container: str, doc: Doc) -> str:
         self._writes += 1
         etag = str(self._writes)
         partition = self._docs[container].setdefault(partition_of(container, doc), {})

@@ -64,7 +64,7 @@ def test_what_was_found_is_told_by_the_fewest_steps_and_with_its_history(monkeyp
 
 def racy_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """The etags are compared before others run, not when it is written."""
-    monkeypatch.setattr(StoreValue, "_commit", _unconditional)
+    monkeypatch.setattr(StoreValue, "commit_now", _unconditional)
 
 
 def _unconditional(stored: StoreValue, guarded: Sequence[Guarded], then: Sequence[Derived]) -> Written:
@@ -72,11 +72,11 @@ def _unconditional(stored: StoreValue, guarded: Sequence[Guarded], then: Sequenc
 
 
 def _as_it_is(stored: StoreValue, write: Guarded) -> Guarded:
-    entry = stored._entry(write.address)
+    entry = stored.entry_at(write.address)
     return replace(write, expected=entry[1] if entry else ABSENT)
 
 
-MEMORY_COMMIT = StoreValue._commit
+MEMORY_COMMIT = StoreValue.commit_now
 
 
 def blind_lock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def blind_lock(monkeypatch: pytest.MonkeyPatch) -> None:
         seen = [_as_it_is(stored, one) if one.doc["id"].startswith("lock:") else one for one in guarded]
         return MEMORY_COMMIT(stored, seen, then)
 
-    monkeypatch.setattr(StoreValue, "_commit", commit)
+    monkeypatch.setattr(StoreValue, "commit_now", commit)
 
 
 def lock_written_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,12 +153,12 @@ def projection_overwrites(monkeypatch: pytest.MonkeyPatch) -> None:
         PROJECT(stored, derived)
         for write in derived:
             if write.container == LEASES:
-                stored._put(write.container, write.doc)
+                stored.put(write.container, write.doc)
 
-    monkeypatch.setattr(StoreValue, "_project", project)
+    monkeypatch.setattr(StoreValue, "project_now", project)
 
 
-PROJECT = StoreValue._project
+PROJECT = StoreValue.project_now
 
 
 def answers_never_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:

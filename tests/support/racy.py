@@ -14,11 +14,11 @@ class RacyStore(MemoryStore):
 
     async def commit(self, guarded: Sequence[Guarded], then: Sequence[Derived] = ()) -> Written:
         for write in guarded:
-            entry = self._entry(write.address)
+            entry = self.entry_at(write.address)
             etag = None if entry is None else entry[1]
             if etag != (write.expected if isinstance(write.expected, str) else None):
-                return self._commit(guarded, then)  # refused, as it should be
+                return self.commit_now(guarded, then)  # refused, as it should be
         await asyncio.sleep(0)
-        etags = tuple(self._put(write.container, write.doc) for write in guarded)
-        self._project(then)
+        etags = tuple(self.put(write.container, write.doc) for write in guarded)
+        self.project_now(then)
         return Written(WriteStatus.OK, etags)
