@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 
-.PHONY: test check lock up demo bench chaos chaos-live clean
+.PHONY: test test-fast check lock up demo bench chaos chaos-live clean
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -17,6 +17,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# A developer's loop: all that needs no servers, few seeds, few mutations.
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

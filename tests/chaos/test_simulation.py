@@ -6,6 +6,8 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import pytest
 
@@ -15,17 +17,27 @@ from chaos.plan import FAULTS, plan_of
 from chaos.seeds import Tally, hunt, judged, told
 from chaos.world import run_seed
 
+T = TypeVar("T")
+
 SEEDS = 500
 SEEDS_A_TEST = 10
 SEEDS_TO_CATCH = 60
 PROMISES = {str(number) for number in range(1, 16)} - {"12"}  # nobody uninvited: there is no network to be invited to
 
 
+def mostly_slow(values: Iterable[T], every: int) -> list[Any]:
+    """Of each `every` values the first is for a developer's loop too; the others are left to the whole run."""
+    return [
+        pytest.param(value, marks=[] if place % every == 0 else [pytest.mark.slow])
+        for place, value in enumerate(values)
+    ]
+
+
 def _broken(seeds: list[int]) -> list[str]:
     return [line for seed in seeds for one in [judged(seed)] if one.violations for line in told(one, "replay")]
 
 
-@pytest.mark.parametrize("first", range(1, SEEDS + 1, SEEDS_A_TEST))
+@pytest.mark.parametrize("first", mostly_slow(range(1, SEEDS + 1, SEEDS_A_TEST), every=25))
 def test_no_promise_is_broken_whatever_the_seed(first: int) -> None:
     assert _broken(list(range(first, first + SEEDS_A_TEST))) == []
 
@@ -36,7 +48,7 @@ def test_a_seed_that_once_failed_does_not_fail_again(seed: int, story: str) -> N
     assert story
 
 
-@pytest.mark.parametrize("mutation", [mutation.name for mutation in MUTATIONS])
+@pytest.mark.parametrize("mutation", mostly_slow([mutation.name for mutation in MUTATIONS], every=6))
 def test_a_system_that_is_broken_on_purpose_is_noticed(mutation: str) -> None:
     assert hunt(mutation, SEEDS_TO_CATCH).caught_by
 

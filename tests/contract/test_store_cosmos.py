@@ -376,7 +376,9 @@ class TestQueries:
         await created(store, job("b", notBefore=None))
         await created(store, job("c", notBefore="2030"))
         for descending in (False, True):
-            page = await store.query(Query(JOBS, "p1", order="notBefore", descending=descending))
+            page = await store.query(
+                Query(JOBS, "p1", (Where("stage", "=", "queued"),), order="notBefore", descending=descending)
+            )
             assert [stored.doc["id"] for stored in page] == ["c"]
 
     async def test_a_value_of_no_set_matches_nothing(self, store: CosmosStore) -> None:
