@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 
+from bus.server import BrokerError
 from deploy.local.fleet import Child, LocalFleet, LocalFleetError, LocalSettings
 
 RESTART_PAUSE_S = 2.0
@@ -30,12 +33,13 @@ class _Asked:
 
 
 def watch(fleet: LocalFleet, asked: _Asked) -> None:
-    """Starts again what ends by itself, and says so; a fenced factory stays down."""
+    """Starts again what ends by itself, as often as it takes, and says so; a fenced factory stays down."""
     given_up: set[str] = set()
     while not asked.to_stop:
         if not fleet.broker.running:
             typer.echo("nats-server ended: starting it again (REST goes on meanwhile)")
-            fleet.broker.start()
+            with _tried_again("nats-server"):
+                fleet.broker.start()
         for child in fleet.children():
             code = child.exit_code
             if code is None or child.name in given_up:
@@ -45,8 +49,19 @@ def watch(fleet: LocalFleet, asked: _Asked) -> None:
                 given_up.add(child.name)
                 continue
             time.sleep(RESTART_PAUSE_S)
-            _restart(child)
+            with _tried_again(child.name):
+                _restart(child)
         time.sleep(LOOK_S)
+
+
+@contextmanager
+def _tried_again(name: str) -> Iterator[None]:
+    """What cannot start now, for want of its port or of memory, may at a later look: the rest of the fleet goes on."""
+    try:
+        yield
+    except (BrokerError, OSError) as error:
+        typer.echo(f"{name} does not start, and is tried again: {error}")
+        time.sleep(RESTART_PAUSE_S)
 
 
 def _restart(child: Child) -> None:

@@ -6,18 +6,20 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
 import psutil
 import pytest
 
-from bus.server import free_port
+from bus.server import HOST, free_port
 from tests.support.fleet import manifest
 from tests.support.waiting import eventually
 
@@ -28,9 +30,10 @@ class Up:
     def __init__(self, directory: Path) -> None:
         self.data = directory / "data"
         self.output = directory / "output"
+        self.bus_port = free_port()
         self._argv = [
             *(sys.executable, "-m", "console.cli", "up", "--data", str(self.data)),
-            *("--port", str(free_port()), "--bus-port", str(free_port())),
+            *("--port", str(free_port()), "--bus-port", str(self.bus_port)),
         ]
         self.process: psutil.Popen | None = None
 
@@ -41,28 +44,28 @@ class Up:
     async def is_up(self, times: int = 1) -> None:
         await eventually(lambda: self.output.read_text().count("the fleet is up") == times, within_s=60.0)
 
+    async def in_session(self, factory_id: str, above: int = 0) -> tuple[int, int]:
+        """(session number, pid) once a session above that number is heard of. The pid is the one in the factory's
+        lock: the command line of a process that is between two programs is empty.
+        """
+        rows: list[dict[str, Any]] = []
+
+        def heard() -> bool:
+            with self.client() as client:
+                rows[:] = client.get("/api/fleet/factories").json()["factories"]
+            return any(row["id"] == factory_id and row["sessionNo"] > above for row in rows)
+
+        await eventually(heard, within_s=60.0)
+        (number,) = (int(row["sessionNo"]) for row in rows if row["id"] == factory_id)
+        return number, int((self.data / "factories" / factory_id / "factory.lock").read_text())
+
     def family(self) -> list[psutil.Process]:
         assert self.process is not None
         return list(self.process.children(recursive=True))
 
-    def words(self) -> list[str]:
-        """What the processes were started with, but for those that end meanwhile."""
-        found: list[str] = []
-        for process in self.family():
-            with contextlib.suppress(psutil.Error):
-                found += process.cmdline()
-        return found
-
-    def factory_pid(self, factory_id: str) -> int | None:
-        """As its lock file says. A look at the processes may meet it in the moment of its exec, when it has no command
-        line.
-        """
-        lock = self.data / "factories" / factory_id / "factory.lock"
-        text = lock.read_text().strip() if lock.exists() else ""
-        return int(text) if text else None
-
     def end(self, number: int = signal.SIGINT) -> int:
         assert self.process is not None
+        self.process.resume()  # a test that failed may have left it stopped
         self.process.send_signal(number)
         return int(self.process.wait(60))
 
@@ -107,6 +110,8 @@ async def test_a_job_is_run_ctrl_c_ends_everything_and_the_next_up_goes_on(up: U
 
 async def test_secrets_are_files_for_their_owner_alone_and_on_no_command_line(up: Up) -> None:
     await up.is_up()
+    for factory_id in ("factory-1", "factory-2"):
+        await up.in_session(factory_id)
     secrets = up.data / "secrets"
     assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets.iterdir()} == {0o600}
@@ -114,7 +119,7 @@ async def test_secrets_are_files_for_their_owner_alone_and_on_no_command_line(up
     assert len(texts) >= 6
     shown = up.output.read_text() + "".join(path.read_text() for path in (up.data / "log").iterdir())
     shown += (up.data / "nats" / "nats-server.conf").read_text() + (secrets / "enrolments.json").read_text()
-    shown += " ".join(up.words())
+    shown += " ".join(word for process in up.family() for word in process.cmdline())
     assert [text for text in texts if text in shown] == []
 
 
@@ -129,9 +134,35 @@ async def test_a_second_up_on_the_same_directory_is_told_who_runs_there(up: Up) 
 
 async def test_what_dies_is_started_again(up: Up) -> None:
     await up.is_up()
-    await eventually(lambda: up.factory_pid("factory-1") is not None, within_s=30.0)
-    pid = up.factory_pid("factory-1")
-    assert pid is not None
+    first, pid = await up.in_session("factory-1")
     os.kill(pid, signal.SIGKILL)
-    await eventually(lambda: "factory-1 runs again, as process" in up.output.read_text(), within_s=30.0)
-    await eventually(lambda: up.factory_pid("factory-1") not in (None, pid), within_s=30.0)
+    second, new_pid = await up.in_session("factory-1", above=first)
+    assert (second, new_pid != pid) == (first + 1, True)
+    await eventually(lambda: f"factory-1 runs again, as process {new_pid}" in up.output.read_text())
+    assert f"factory-1 ended with {-signal.SIGKILL}" in up.output.read_text()
+
+
+async def test_a_broker_that_cannot_start_yet_is_tried_again(up: Up) -> None:
+    await up.is_up()
+    assert up.process is not None
+    (broker,) = (process for process in up.process.children() if process.name() == "nats-server")
+    up.process.suspend()  # it must not be faster than the other program
+    broker.kill()
+    with socket.socket() as other_program:
+        other_program.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+        def takes_its_port() -> bool:
+            with contextlib.suppress(OSError):  # the last of its threads has not ended yet
+                other_program.bind((HOST, up.bus_port))
+                return True
+            return False
+
+        await eventually(takes_its_port)
+        other_program.listen()
+        up.process.resume()
+        await eventually(
+            lambda: "nats-server does not start, and is tried again" in up.output.read_text(), within_s=30.0
+        )
+    with up.client() as client:
+        await eventually(lambda: client.get("/readyz").json()["bus"] == "ok", within_s=30.0)
+    assert up.process.poll() is None
