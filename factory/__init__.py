@@ -1,1 +1,1 @@
-"""A worker process on a machine: sees the vocabulary, the bus and HTTP; no store, no coordinator."""
+"""A factory: a process on a machine that runs jobs: sees the vocabulary, the bus and HTTP; no store, no coordinator."""

@@ -1,1 +1,1 @@
-"""Clock, chance, background loops, settings, telemetry: every impurity that is not a backend."""
+"""Clock, chance, background loops, signals, settings: what reaches outside the process and is no backend."""
