@@ -248,7 +248,7 @@ class Launcher:
         self.product_of: dict[str, str] = {}
         self._process = process
         self._life = life
-        self._running: set[ScriptedEngine] = set()
+        self._running: list[ScriptedEngine] = []  # in order: a set's is that of addresses in memory
         self._tasks: set[asyncio.Task[None]] = set()
 
     def factory_gone(self) -> None:
@@ -283,9 +283,9 @@ class Launcher:
         def changes() -> None:
             tree.changes += argv[0] != "sh"
 
-        self._running.add(engine)
+        self._running.append(engine)
         work = engine.run(lambda data: self._process.call(on_output, data), changes)
-        self._apart(work, lambda: self._running.discard(engine))
+        self._apart(work, lambda: self._running.remove(engine))
         return engine
 
     def _script(self, job_id: str, lease_epoch: int, *, verifies: bool) -> tuple[float, int]:

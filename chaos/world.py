@@ -106,7 +106,7 @@ class World(Fleet):
         """People ship and approve what waits for them, until all that was acknowledged is finished."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + within_s
-        for product in {job.product_id for job in self.plan.jobs} if self.plan.budgets else ():
+        for product in sorted({job.product_id for job in self.plan.jobs}) if self.plan.budgets else ():
             await self.operator.acts(Act(0.0, "resume", product))
         while loop.time() < end_s:
             await asyncio.sleep(LOOK_S)
