@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,21 +31,20 @@ EACH = pytest.mark.parametrize(("method", "path"), sorted(ROUTES), ids=str)
 RAW = ("post", "/api/fleet/jobs")  # reads its body itself
 
 
-def operation(world: RestWorld, method: str, path: str) -> dict[str, Any]:
-    told: dict[str, Any] = world.app.openapi()["paths"][path][method]
+@cache
+def paths() -> dict[str, Any]:
+    """Of the document, which is the same for every application, and long in the making."""
+    told: dict[str, Any] = RestWorld(Path("nowhere")).app.openapi()["paths"]
     return told
 
 
-def test_the_document_tells_of_every_route_and_no_other(world: RestWorld) -> None:
-    paths = world.app.openapi()["paths"]
-    assert {(method, path) for path, methods in paths.items() for method in methods} == set(ROUTES)
+def test_the_document_tells_of_every_route_and_no_other() -> None:
+    assert {(method, path) for path, methods in paths().items() for method in methods} == set(ROUTES)
 
 
 @EACH
-def test_each_operation_has_a_summary_a_tag_and_the_problem_that_it_may_answer(
-    world: RestWorld, method: str, path: str
-) -> None:
-    told = operation(world, method, path)
+def test_each_operation_has_a_summary_a_tag_and_the_problem_that_it_may_answer(method: str, path: str) -> None:
+    told = paths()[path][method]
     assert told["summary"]
     assert told["tags"]
     assert "422" not in told["responses"]
@@ -53,8 +54,8 @@ def test_each_operation_has_a_summary_a_tag_and_the_problem_that_it_may_answer(
 
 
 @EACH
-def test_each_request_has_examples_that_its_own_model_takes(world: RestWorld, method: str, path: str) -> None:
-    told = operation(world, method, path).get("requestBody")
+def test_each_request_has_examples_that_its_own_model_takes(method: str, path: str) -> None:
+    told = paths()[path][method].get("requestBody")
     if method == "get":
         assert told is None
         return
@@ -82,9 +83,9 @@ def properties(annotation: Any) -> set[str]:
 
 
 @EACH
-def test_each_answer_has_an_example_that_its_own_model_takes(world: RestWorld, method: str, path: str) -> None:
+def test_each_answer_has_an_example_that_its_own_model_takes(method: str, path: str) -> None:
     route = ROUTES[method, path]
-    told = operation(world, method, path)["responses"]
+    told = paths()[path][method]["responses"]
     if route.status_code == 204:
         assert "content" not in told["204"]
         return
@@ -99,8 +100,8 @@ def test_each_answer_has_an_example_that_its_own_model_takes(world: RestWorld, m
 
 
 @EACH
-def test_each_parameter_says_what_it_is(world: RestWorld, method: str, path: str) -> None:
-    for parameter in operation(world, method, path).get("parameters", ()):
+def test_each_parameter_says_what_it_is(method: str, path: str) -> None:
+    for parameter in paths()[path][method].get("parameters", ()):
         assert parameter["schema"]
         assert parameter["name"]
 
