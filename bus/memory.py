@@ -160,7 +160,7 @@ class MemoryBroker:
             self._clients.remove(bus)
 
     def tell_presence(self, subject: str, bus: MemoryBus) -> None:
-        """Of a client's coming or going, to whoever is connected: the broker's own word suffers no faults."""
+        """Tells every connected client that one came or went. The broker's own messages suffer no faults."""
         if self.running and bus.public is not None:
             message = Message(subject, orjson.dumps({"client": {"user": bus.public, "name": bus.name}}))
             for subscription in self._chosen(subject):

@@ -73,7 +73,7 @@ PRESENCE = (
 
 @dataclass(frozen=True)
 class BrokerConfig:
-    """Who may connect: public keys only. `system_public` hears whom the broker sees come and go."""
+    """Who may connect: public keys only. `system_public` hears which clients connect and disconnect."""
 
     coordinator_public: str
     system_public: str

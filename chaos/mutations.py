@@ -509,7 +509,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation("pause-ignored", "10", "a paused product starts new work", pause_ignored),
     Mutation("spend-counted-twice", "10", "the ledger counts a run twice", spend_counted_twice),
-    Mutation("capability-ignored", "11", "jobs are given to whoever asks", capability_ignored),
+    Mutation("capability-ignored", "11", "jobs are given to any factory that asks", capability_ignored),
     Mutation("nobody-woken", "13", "no offer is made and no long-poll wakes", nobody_woken),
     Mutation(
         "pushed-without-trust", "14", "a superseded holder pushes and publishes", pushed_without_trust, ("pause",)

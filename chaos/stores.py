@@ -162,7 +162,7 @@ class StoreLine:
         await asyncio.sleep(self._chance.choice((0.0, 0.05, TIMEOUT_S)))
 
     def _land_later(self, call: Call) -> None:
-        """Of no process: it is on the wire already, whoever dies meanwhile."""
+        """Belongs to no process: the write is on the wire already, and no death takes it back."""
 
         async def land() -> None:
             await asyncio.sleep(self._chance.uniform(0.0, TIMEOUT_S + LATEST_S))

@@ -27,7 +27,7 @@ class CoordinatorUnreachable(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Where the fleet is and as whom to ask."""
+    """Where the fleet is, and the identity to ask with."""
 
     url: str
     token: str = field(repr=False)

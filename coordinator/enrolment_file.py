@@ -1,7 +1,7 @@
 """Who may take part, read from a file at start: operators and factories with the hashes of their tokens.
 
-Applying it twice is applying it once. Whoever is not in the file stays as the store has it; of whom it names, it is
-the last word: a token that it no longer holds opens nothing.
+Applying it twice is applying it once. An operator or factory that the file does not name stays as it is in the store.
+For those that it names the file wins: a token hash that is no longer in it is revoked.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the coordinator tells over the bus: events, orders, roster notes, in order, from one task.
 
-All of it may be lost: the store has the truth, and whoever needs it asks again. So a full queue drops the oldest.
+Each message may be lost: the store has the truth, and a reader that needs it asks again. So a full queue drops the
+oldest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Wakes whoever watches a job when it changed. Watchers read the store; a missed wake-up costs a poll interval."""
+"""Wakes the calls that watch a job when it changed. Watchers read the store; a missed wake-up costs a poll interval."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Removes what finished terms left once it is old: their folders, trees without a repository to be pushed to, logs that
 no coordinator would hear.
 
-Only what is over, acknowledged and saved. Quarantine is a person's to empty.
+Only files of terms that are over, acknowledged and saved. A person empties the quarantine.
 """
 
 from __future__ import annotations

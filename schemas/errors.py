@@ -48,7 +48,7 @@ ERRORS: dict[ErrorCode, ErrorSpec] = {
 
 
 class FleetError(Exception):
-    """An answer that is an error, on its way to whoever asked."""
+    """An answer that is an error, on its way to its asker."""
 
     def __init__(self, code: ErrorCode, message: str, **detail: Any) -> None:
         super().__init__(message)

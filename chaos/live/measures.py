@@ -234,7 +234,7 @@ def _gone(history: History) -> dict[str, list[_Gone]]:
 
 
 def _claims(history: History) -> dict[tuple[str, int], tuple[float, str]]:
-    """When each term was claimed, where that was seen, and by whom."""
+    """When each term was claimed, where that was seen, and which factory claimed it."""
     who = {
         (event["jobId"], event["leaseEpoch"]): f"factory:{event['data'].get('factoryId')}"
         for event in history.documents.get("fleet_events", ())

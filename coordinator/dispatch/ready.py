@@ -1,4 +1,5 @@
-"""What can be claimed, who holds what, who waits for whom: in memory, rebuilt from the store, never trusted over it.
+"""The jobs that can be claimed, the jobs that are held, the dependencies that are waited for: in memory, rebuilt from
+the store, never trusted over it.
 
 A note of an older state of a job than the one known changes nothing. A claim that the store refuses corrects it.
 """

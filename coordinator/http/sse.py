@@ -34,7 +34,7 @@ def mode_of(ctx: Context) -> str:
 
 
 def streaming(lines: AsyncIterator[str]) -> StreamingResponse:
-    """A stream whose store fails, or whose token is revoked, ends; whoever listened resumes where it was."""
+    """A stream whose store fails, or whose token is revoked, ends; its reader resumes where it was."""
 
     async def until_trouble() -> AsyncIterator[str]:
         try:

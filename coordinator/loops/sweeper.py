@@ -26,7 +26,7 @@ class Sweeper:
                 swept["projected"] = await self._project_left_over()
         await self._ctx.ready.refresh(self._ctx.store)
         await refresh_roster(self._ctx)
-        self._ctx.ready.wake()  # whoever waits looks again: not everything that matters is heard of here
+        self._ctx.ready.wake()  # every waiting call looks again: this process does not hear of everything that matters
         return swept
 
     async def _project_left_over(self) -> int:

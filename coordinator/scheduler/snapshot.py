@@ -73,7 +73,7 @@ class FactoryView:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One moment: who is there, which locks are taken (by whom), which products start nothing new."""
+    """One moment: the living factories, the locks that are taken with their holders, the products that are paused."""
 
     now: datetime
     factories: tuple[FactoryView, ...]

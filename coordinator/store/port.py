@@ -212,7 +212,7 @@ class Store(Protocol):
     def atomic_then(self) -> bool: ...
 
     async def open(self) -> None:
-        """Makes containers as needed. Raises StoreError with a sentence for whoever starts the service."""
+        """Makes containers as needed. Raises StoreError with a sentence for the operator."""
 
     async def close(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Whom a job wakes of those who hold a call open: the one it fits best, and only if that one fails the next. Nobody
+"""Which waiting call a job wakes: the one it fits best, and only if that one fails the next. Nobody
 looks twice for one change, and no change falls between looking and waiting."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Logs: written by the holder only, bounded, read and followed by whoever may."""
+"""Logs: written by the holder only, bounded, read and followed by those who are allowed to."""
 
 from __future__ import annotations
 
