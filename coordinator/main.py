@@ -92,7 +92,7 @@ def make_coordinator(settings: Settings, store: Store, bus: Bus) -> Coordinator:
 
 
 async def open_store(store: Store) -> None:
-    """Waits for a store that does not answer yet, saying so; what waiting cannot mend is raised."""
+    """Waits for a store that does not answer yet, and logs that. Raises errors that waiting cannot mend."""
     while True:
         try:
             return await store.open()

@@ -1,4 +1,4 @@
-"""Asks for work that are under way."""
+"""The requests for work that are under way."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ REFUSED_PAUSE_S = 1.0
 
 
 class _HungUp(Exception):
-    """An ask that waited for work was broken off: under its requestId there may be a grant."""
+    """The factory broke off an ask that waited for work. Under its requestId there may be a grant."""
 
 
 class Claiming:

@@ -32,7 +32,7 @@ NOBODY = Precedence()
 
 
 class PrecedenceTable:
-    """One record for each job that somebody goes first for. Queries change nothing."""
+    """One record for each job for which an asker goes first. Queries change nothing."""
 
     def __init__(self) -> None:
         self._records: dict[JobKey, Precedence] = {}

@@ -28,7 +28,7 @@ class Entry:
 
 
 class _Viewed(NamedTuple):
-    """A view, and what it was made of: it is good while that is the same."""
+    """A view with its inputs: it stays valid while they are the same."""
 
     doc: FactoryDoc
     made_of: tuple[int, Health, tuple[str, ...]]

@@ -33,7 +33,7 @@ OF_THE_JOB = frozenset({ErrorCode.CONFLICT, ErrorCode.BUDGET_PAUSED})  # refusal
 def view_of(
     factory: FactoryDoc, request: ClaimRequest, held: int, last_repos: frozenset[str] = frozenset()
 ) -> FactoryView:
-    """The asker: what it is enrolled for, narrowed to what it says it has. It asks, so it is there."""
+    """The asking factory: its enrolment, narrowed to what its request says it has. An asker counts as alive."""
     said = factory.capabilities if request.capabilities is None else request.capabilities
     engines = factory.engines if request.engines is None else request.engines
     own = {

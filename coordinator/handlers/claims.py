@@ -137,7 +137,7 @@ async def read_unless_taken(ctx: Context, request: ClaimRequest, key: JobKey) ->
 
 
 def seems_to_fit(ctx: Context, request: ClaimRequest, job: Job) -> bool:
-    """By what is known in memory."""
+    """Decided by what is known in memory."""
     entry = ctx.roster.get(request.factory_id)
     assert entry is not None, "its product was looked up there"
     view = view_of(entry.doc, request, ctx.ready.count_held_by(entry.doc.id))
@@ -232,7 +232,7 @@ async def look_once(ctx: Context, asker: Asker, seats: int) -> tuple[list[Grant]
 
 
 def candidates(ctx: Context, asker: Asker, snapshot: Snapshot) -> list[Job]:
-    """What is queued and set aside for nobody, best first for this factory."""
+    """The queued jobs that are set aside for no other asker, best first for this factory."""
     product_id, now_s = asker.request.product_id, ctx.clock.boot_s()
     waiting = [
         job

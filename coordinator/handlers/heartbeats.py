@@ -68,7 +68,7 @@ async def renew_term(ctx: Context, job: Job) -> HeldTerm:
 
 
 async def note_heartbeat(ctx: Context, stored: StoredFactory, request: HeartbeatRequest, now: datetime) -> FactoryDoc:
-    """In the roster at once; in the store when it changed what others decide by, or every so often."""
+    """Written to the roster at once; to the store if other coordinators decide by the change, or after a while."""
     factory = stored.factory
     said = {
         "seat_limit": request.seat_limit,

@@ -231,7 +231,7 @@ def _body_doc(key: JobKey, manifest: Manifest) -> Doc:
 
 
 async def _write_first(ctx: Context, doc: Doc) -> None:
-    """Writes something that must be there before the job is. That it is there already is as good."""
+    """Writes a document that must exist before the job does. It may exist already."""
 
     async def attempt(_number: int) -> Written:
         return await ctx.store.create(JOBS, doc)

@@ -94,7 +94,7 @@ def answer_hello(
 
 
 def check_replaceable(ctx: Context, factory: FactoryDoc, takeover: bool, now: datetime) -> None:
-    """By what this coordinator heard, and by what the store was told, which may be older."""
+    """Decided by what this coordinator heard and by the store, which may be older."""
     if takeover or factory.session_no == REST_SESSION_NO:
         return
     entry = ctx.roster.get(factory.id)

@@ -65,7 +65,7 @@ async def check_held_or_was(ctx: Context, key: JobKey, factory_id: str, session_
 
 
 async def _term_answer(ctx: Context, request: FromHolder, rewrite_after_s: float | None = None) -> TermAnswer:
-    """Every answer that a holder may rest its trust on comes from a lease document: read, renewed or made."""
+    """A holder may trust an answer only if it comes from a lease document: read, renewed or made."""
     key, epoch = key_of(request), request.lease_epoch
     job = await check_holder(ctx, key, request.factory_id, request.session_id, epoch)
     expires_at = await leases.renew(ctx, job, rewrite_after_s=rewrite_after_s)
@@ -140,7 +140,7 @@ async def report(ctx: Context, request: ReportRequest) -> ReportAnswer:
 
 
 def _own(request: FromHolder, checkpoint: Checkpoint | None) -> Checkpoint | None:
-    """Nobody can say that the work lies on another's machine: then nobody else could go on with it."""
+    """A checkpoint may name only its sender's machine as the place of the work. Elsewhere nobody could go on."""
     if checkpoint is None or checkpoint.local is None:
         return checkpoint
     return checkpoint.model_copy(update={"local": request.factory_id})

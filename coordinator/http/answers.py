@@ -1,4 +1,4 @@
-"""What routes answer with, as REST documents it: documents without what is for the coordinator alone."""
+"""The answers of routes, as REST documents them: stored documents without the coordinator's private fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the application keeps for its routes."""
+"""The state that the application keeps for its routes."""
 
 from __future__ import annotations
 

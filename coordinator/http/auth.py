@@ -69,7 +69,7 @@ async def authenticated(ctx: Context, header: str | None, *, is_asking: bool = T
 
 
 def _are_names(*words: str) -> bool:
-    """What a stranger writes into a token is looked up in the store: only what can be there is."""
+    """A stranger may write anything into a token: only an id that could exist is looked up in the store."""
     try:
         return all(check_name(word) for word in words)
     except ValueError:

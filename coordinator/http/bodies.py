@@ -1,4 +1,4 @@
-"""What requests carry, as REST documents it: the bus's messages, without what the token and the path say already."""
+"""The bodies of requests, as REST documents them: the bus's messages, without the fields that token and path give."""
 
 from __future__ import annotations
 

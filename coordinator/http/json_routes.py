@@ -1,4 +1,4 @@
-"""JSON as the fleet can keep it: UTF-8, no lone surrogate, no NaN, no endless depth. All else is told, not stored."""
+"""JSON as the fleet can keep it: UTF-8, no lone surrogate, no NaN, no endless depth. All else is refused."""
 
 from __future__ import annotations
 

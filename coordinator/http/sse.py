@@ -51,7 +51,7 @@ def streaming(lines: AsyncIterator[str]) -> StreamingResponse:
 
 
 async def check_still_allowed(request: Request, product_id: str) -> None:
-    """A revoked token hears no more. Raises unauthorized or forbidden."""
+    """A stream ends when its token is revoked. Raises unauthorized or forbidden."""
     principal = await authenticated(context_of(request), request.headers.get("authorization"), is_asking=False)
     principal.checked_product(product_id)
 

@@ -1,4 +1,4 @@
-"""Moves on what waited for something that is now so: deps shipped, a retry due, retries used up."""
+"""Moves jobs on whose wait is over: their deps shipped, their retry is due, or their retries are used up."""
 
 from __future__ import annotations
 

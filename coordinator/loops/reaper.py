@@ -1,4 +1,4 @@
-"""Ends terms that nobody lives in any more: expired, never started, of a gone session, past a stop's deadline."""
+"""Ends terms that are expired, never started, of a session that is gone, or past a stop's deadline."""
 
 from __future__ import annotations
 

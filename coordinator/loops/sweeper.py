@@ -1,4 +1,4 @@
-"""Finishes what a dead coordinator left: projects outboxes and trims them, and reads the indexes anew."""
+"""Finishes the work of coordinators that died: projects and trims outboxes, and reads the indexes anew."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Vanished:
 
 
 def _client_of(message: Message) -> _Client | None:
-    """None where it is no factory's, or the message makes no sense."""
+    """None if the connection is not a factory's, or the message cannot be read."""
     try:
         client = orjson.loads(message.data)["client"]
         session_id = session_of_client(client["name"])
