@@ -150,6 +150,7 @@ def run_plan(plan: Plan, converges_within_s: float = CONVERGED_WITHIN_S) -> Ran:
     """In a loop and a folder of its own. What the dead leave is swept away unheard: they must not speak again."""
     unraisable = sys.unraisablehook
     logging.disable(logging.CRITICAL)
+    gc.freeze()  # what there was before need not be looked at when this world is collected
     gc.disable()  # a dead process' tasks, collected on the way, would run their `finally`s
     try:
         return _ran(plan, converges_within_s)
@@ -160,6 +161,7 @@ def run_plan(plan: Plan, converges_within_s: float = CONVERGED_WITHIN_S) -> Ran:
             PROCESSES.clear()
             gc.enable()
             gc.collect()
+            gc.unfreeze()
         sys.unraisablehook = unraisable
         logging.disable(logging.NOTSET)
 
