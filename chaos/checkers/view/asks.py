@@ -26,16 +26,13 @@ class Ask:
     record: Record
     op: str
     message: Doc
+    session: Session
     end: Record | None = None
     end_index: int = -1
 
     @property
     def answer(self) -> Doc | None:
         return self.end.data["answer"] if self.end is not None and self.end.kind == "answered" else None
-
-    @property
-    def session(self) -> Session:
-        return self.message.get("factoryId", ""), self.message.get("sessionId", REST_SESSION)
 
     @property
     def shown(self) -> tuple[Record, ...]:
@@ -98,7 +95,9 @@ class AskReader:
         self._open: dict[Any, Ask] = {}
 
     def take_asked(self, index: int, record: Record) -> None:
-        ask = Ask(index, record, record.data["op"], record.data["message"])
+        message = record.data["message"]
+        session = message.get("factoryId", ""), message.get("sessionId", REST_SESSION)
+        ask = Ask(index, record, record.data["op"], message, session)
         self.all.append(ask)
         self.of[ask.op].append(ask)
         self._open[record.data["ask"]] = ask
