@@ -122,7 +122,10 @@ class Inbox:
         if (chunk.product_id, chunk.job_id) == (product_id, job_id) and self._ctx.ready.is_held_by(
             JobKey(product_id, job_id), factory_id, chunk.session_id, chunk.lease_epoch
         ):
-            heard = self._ctx.logs.append(chunk)
+            try:
+                heard = self._ctx.logs.append(chunk)
+            except FleetError:
+                return
             if message.reply is not None and is_own_inbox(factory_id, message.reply):
                 self._ctx.publisher.send_answer(message.reply, LogHeard(heard=heard))
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import codecs
 import logging
+import os
 from pathlib import Path
 
+from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey
 from schemas.messages import LogChunk
 
@@ -21,8 +23,8 @@ CUT = "\n[... the log is cut here: it is longer than {} bytes ...]\n"
 
 
 class LogFiles:
-    """`offset` of a chunk counts the bytes of the term's log in UTF-8, as the factory sent it. A file holds more than
-    was heard where a gap is marked in it, so how far it was heard is written beside it.
+    """`offset` of a chunk counts the bytes of the term's log in UTF-8, as the factory sent it. How far a log was heard
+    is the size of its file; once a gap is marked in it, the number is written beside it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -30,37 +32,40 @@ class LogFiles:
         self._heard: dict[Path, int] = {}
 
     def append(self, chunk: LogChunk) -> int:
-        """How many bytes of the log have been heard now. What cannot be written counts too: a log is no reason to fail,
-        nor to be sent again and again.
+        """How many bytes of the log have been heard now. Raises unavailable where the disk does not take it: its sender
+        keeps it and sends it again.
         """
         path = self._path(JobKey(chunk.product_id, chunk.job_id), chunk.lease_epoch)
         end = chunk.offset + len(chunk.text.encode())
         try:
             return max(end, self._append(path, chunk, end))
         except OSError as error:
-            log.warning("output of term %d of %s is left out: %s", chunk.lease_epoch, chunk.job_id, error)
-            return end
+            sentence = f"output of term {chunk.lease_epoch} of {chunk.job_id} cannot be kept: {error}"
+            log.warning(sentence)
+            raise FleetError(ErrorCode.UNAVAILABLE, sentence) from error
 
     def _append(self, path: Path, chunk: LogChunk, end: int) -> int:
-        heard = self._heard[path] if path in self._heard else _read_heard(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if chunk.last is not None:
-            _note_end(path, is_there=chunk.last)
-        data = chunk.text.encode()
-        fresh = data[max(0, heard - chunk.offset) :] if chunk.offset < heard else data
-        if not fresh or heard >= LOG_BYTES_MAX:
-            return heard
-        if chunk.offset > heard:
-            fresh = GAP.format(chunk.offset - heard).encode() + fresh
-        if end >= LOG_BYTES_MAX:
-            fresh += CUT.format(LOG_BYTES_MAX).encode()
-        with path.open("ab") as file:
-            file.write(fresh)
-        path.with_suffix(".heard").write_text(str(end))
+        if chunk.last is False:
+            _promise_end(path)
+        heard = self._heard[path] if path in self._heard else _read_heard(path)
+        fresh = chunk.text.encode()[max(0, heard - chunk.offset) :]
+        if fresh and heard < LOG_BYTES_MAX:
+            if chunk.offset > heard:
+                fresh = GAP.format(chunk.offset - heard).encode() + fresh
+            if end >= LOG_BYTES_MAX:
+                fresh += CUT.format(LOG_BYTES_MAX).encode()
+            _write(path, fresh, end)
+            heard = end
+            self._remember(path, end)
+        if chunk.last is True:  # only now: a log is complete when its last piece is on the disk
+            _note_end(path)
+        return heard
+
+    def _remember(self, path: Path, heard: int) -> None:
         while len(self._heard) >= REMEMBERED_MAX:
             del self._heard[next(iter(self._heard))]
-        self._heard[path] = end
-        return end
+        self._heard[path] = heard
 
     def is_open(self, key: JobKey, lease_epoch: int) -> bool:
         """Whether its sender has promised more of the log than has arrived."""
@@ -80,22 +85,37 @@ class LogFiles:
             data = file.read(limit)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(data, final=len(data) < limit)
-        return text, offset + len(data) - len(
-            decoder.getstate()[0]
-        )  # a character cut by the limit is for the next page
+        cut = len(decoder.getstate()[0])  # a character cut by the limit is for the next page
+        return text, offset + len(data) - cut
 
     def _path(self, key: JobKey, lease_epoch: int) -> Path:
         return self._directory / key.product_id / key.job_id / f"{lease_epoch}.log"
 
 
-def _note_end(path: Path, *, is_there: bool) -> None:
+def _write(path: Path, data: bytes, heard: int) -> None:
+    """All of it or nothing: a piece of which the disk took a part would be sent again as a whole."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+        beside = path.with_suffix(".heard")
+        if before + len(data) != heard or beside.exists():
+            beside.write_text(str(heard))
+    except OSError:
+        if path.is_file():
+            os.truncate(path, before)
+        raise
+
+
+def _promise_end(path: Path) -> None:
     """A sender that says where logs end has promised the end with its first chunk."""
-    promised = path.with_suffix(".open")
-    if is_there:
-        promised.unlink(missing_ok=True)
-        path.with_suffix(".ended").touch()
-    elif not promised.exists() and not path.with_suffix(".ended").exists():
-        promised.touch()
+    if not path.with_suffix(".ended").exists():
+        path.with_suffix(".open").touch()
+
+
+def _note_end(path: Path) -> None:
+    path.with_suffix(".ended").touch()
+    path.with_suffix(".open").unlink(missing_ok=True)
 
 
 def _read_heard(path: Path) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from coordinator import term_logs as module
 from coordinator.http.runs import REST_OF_LOG_S
 from coordinator.term_logs import LogFiles
+from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey
 from schemas.messages import LOG_CHUNK_MAX, LogChunk
 from tests.support.rest import RestWorld, problem_of
@@ -18,8 +22,10 @@ from tests.support.virtual import in_virtual_time
 KEY = JobKey("shop", "j1")
 
 
-def chunk(offset: int, text: str, epoch: int = 1) -> LogChunk:
-    return LogChunk(product_id=KEY.product_id, job_id=KEY.job_id, lease_epoch=epoch, offset=offset, text=text)
+def chunk(offset: int, text: str, epoch: int = 1, last: bool | None = None) -> LogChunk:
+    return LogChunk(
+        product_id=KEY.product_id, job_id=KEY.job_id, lease_epoch=epoch, offset=offset, text=text, last=last
+    )
 
 
 def whole(logs: LogFiles, epoch: int = 1) -> str:
@@ -210,9 +216,51 @@ def test_many_terms_are_remembered_within_a_bound(tmp_path: Path, monkeypatch: p
     assert logs.epochs(KEY) == list(range(1, 8))
 
 
-def test_a_log_that_cannot_be_written_is_said_and_fails_nobody(
+def test_a_log_that_cannot_be_written_is_said_and_not_acknowledged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "shop").write_text("a file where a folder should be")
-    LogFiles(tmp_path).append(chunk(0, "x"))
-    assert "is left out" in caplog.text
+    with pytest.raises(FleetError):
+        LogFiles(tmp_path).append(chunk(0, "x"))
+    assert "cannot be kept" in caplog.text
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes: the kernel takes a part of a write, and refuses the rest."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_a_full_disk_does_not_take_is_not_acknowledged_and_its_repeat_is_kept_once(tmp_path: Path) -> None:
+    logs, first, last = LogFiles(tmp_path), "a" * 60_000, chunk(60_000, "z" * 30_000, last=True)
+    logs.append(chunk(0, first, last=False))
+    with full_disk(65_536):
+        for _ in range(2):
+            with pytest.raises(FleetError) as refused:
+                logs.append(last)
+            assert refused.value.code is ErrorCode.UNAVAILABLE
+        assert whole(logs) == first
+        assert logs.is_open(KEY, 1)
+    again = LogFiles(tmp_path)
+    assert (logs.append(last), again.append(last)) == (90_000, 90_000)
+    assert whole(logs) == first + last.text
+    assert not logs.is_open(KEY, 1)
+
+
+@in_virtual_time
+async def test_a_full_disk_refuses_a_piece_of_a_log_until_it_has_room_and_fails_no_job(world: RestWorld) -> None:
+    await world.enrolled()
+    job_id = await world.submitted()
+    await world.claimed()
+    body = {"leaseEpoch": 1, "offset": 0, "text": "x" * 30_000, "last": True}
+    with full_disk(16_384):
+        problem_of(await world.post(f"/jobs/{job_id}/logs", world.f1, json=body), 503, "unavailable")
+        assert (await world.patch(job_id, world.f1, {"leaseEpoch": 1, "result": {"outcome": "ok"}})).status_code == 200
+    assert (await world.post(f"/jobs/{job_id}/logs", world.f1, json=body)).json()["heard"] == 30_000
+    page = (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()
+    assert (page["text"], page["complete"]) == (body["text"], True)
