@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -61,6 +62,18 @@ def test_while_the_broker_is_killed_and_comes_back(tmp_path: Path) -> None:
         fleet.local.broker.kill()
         time.sleep(1)
         fleet.local.broker.start()
+        fleet.until_stage(job_id, "shipped")
+        is_whole(fleet, job_id)
+
+
+def test_while_the_broker_stands_still_around_the_report(tmp_path: Path) -> None:
+    with real_fleet(tmp_path, "f1") as fleet:
+        job_id = fleet.submit(f'{PRINTS}\necho printed >> "$OUT/seen"')
+        fleet.until_stage(job_id, "building")
+        os.kill(fleet.local.broker.pid, signal.SIGSTOP)
+        until(lambda: fleet.saw("seen"), WITHIN_S, "the end of the engine")
+        time.sleep(6)
+        os.kill(fleet.local.broker.pid, signal.SIGCONT)
         fleet.until_stage(job_id, "shipped")
         is_whole(fleet, job_id)
 
