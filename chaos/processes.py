@@ -58,15 +58,15 @@ class Process:
         loop = asyncio.get_running_loop()
         while self._due:
             cell, act, args, context = self._due.popleft()
-            if not cell[0].cancelled():
+            if not cell.pop().cancelled():
                 loop.call_soon(act, *args, context=context)
 
     def step(self, cell: list[asyncio.Handle], act: Callable[..., object], args: tuple[Any, ...], ctx: Context) -> None:
-        if self.dead:
-            return
-        if self.stopped:
+        if self.stopped and not self.dead:
             self._due.append((cell, act, args, ctx))
-        else:
+            return
+        cell.clear()  # the handle holds the cell too: as a ring they would all wait for the collector
+        if not self.dead:
             act(*args)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from operator import ge, gt, le, lt
 from typing import Any
 
@@ -66,14 +67,16 @@ class MemoryStore:
     async def query(self, query: Query) -> list[Stored]:
         rows = []
         for data, etag in self._docs[query.container].get(query.partition, {}).values():
-            doc = orjson.loads(data)
+            doc = _parsed(data)
+            if not all(_matches(doc, where) for where in query.where):
+                continue
             position = looked_up(doc, query.order)
-            if position is None or not all(_matches(doc, where) for where in query.where):
+            if position is None:
                 continue
             if query.after is None or (position < query.after if query.descending else position > query.after):
-                rows.append((position, Stored(doc, etag)))
+                rows.append((position, data, etag))
         rows.sort(key=lambda row: row[0], reverse=query.descending)
-        return [stored for _, stored in rows[: query.limit]]
+        return [Stored(orjson.loads(data), etag) for _, data, etag in rows[: query.limit]]
 
     async def commit(self, guarded: Sequence[Guarded], then: Sequence[Derived] = ()) -> Written:
         return self.commit_now(guarded, then)
@@ -106,7 +109,7 @@ class MemoryStore:
     def project_now(self, derived: Sequence[Derived]) -> None:
         for write in derived:
             entry = self.entry_at(write.address)
-            newer = entry is not None and write.rev is not None and orjson.loads(entry[0])["rev"] < write.rev
+            newer = entry is not None and write.rev is not None and _parsed(entry[0])["rev"] < write.rev
             if entry is None or newer:
                 self.put(write.container, write.doc)
 
@@ -116,6 +119,13 @@ class MemoryStore:
         partition = self._docs[container].setdefault(partition_of(container, doc), {})
         partition[doc["id"]] = (orjson.dumps(doc), etag)
         return etag
+
+
+@lru_cache(maxsize=4096)
+def _parsed(data: bytes) -> Doc:
+    """Only to look at: what a caller gets is parsed for it alone, so that it may change it."""
+    doc: Doc = orjson.loads(data)
+    return doc
 
 
 def _matches(doc: Doc, where: Where) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol
 
 Doc = dict[str, Any]
@@ -167,18 +168,27 @@ class Query:
     @property
     def index(self) -> tuple[str, ...] | None:
         """The index of INDEXES that narrows it most; of equals, the one that gives its order."""
-        served = [(self._narrowed_by(paths), paths) for paths in INDEXES.get(self.container, ())]
-        best = max(served, default=((0, False), ()))
-        return best[1] if best[0] > (0, False) else None
+        return _best_index(self.container, tuple((where.path, where.compare) for where in self.where), self.order)
 
-    def _narrowed_by(self, paths: tuple[str, ...]) -> tuple[int, bool]:
-        """How many conditions the leading paths of an index answer, and whether it gives the order then."""
-        fixed = {where.path for where in self.where if where.compare in ("=", "in")}
-        count = next((at for at, path in enumerate(paths) if path not in fixed), len(paths))
-        following = paths[count] if count < len(paths) else None
-        if any(where.path == following for where in self.where):
-            return count + 1, False
-        return count, following == self.order
+
+Conditions = tuple[tuple[str, Comparison], ...]
+
+
+@lru_cache(maxsize=256)  # there are as many as the coordinator has kinds of queries
+def _best_index(container: str, conditions: Conditions, order: str) -> tuple[str, ...] | None:
+    served = [(_narrowed_by(paths, conditions, order), paths) for paths in INDEXES.get(container, ())]
+    best = max(served, default=((0, False), ()))
+    return best[1] if best[0] > (0, False) else None
+
+
+def _narrowed_by(paths: tuple[str, ...], conditions: Conditions, order: str) -> tuple[int, bool]:
+    """How many conditions the leading paths of an index answer, and whether it gives the order then."""
+    fixed = {path for path, compare in conditions if compare in ("=", "in")}
+    count = next((at for at, path in enumerate(paths) if path not in fixed), len(paths))
+    following = paths[count] if count < len(paths) else None
+    if any(path == following for path, _ in conditions):
+        return count + 1, False
+    return count, following == order
 
 
 class StoreError(Exception):
