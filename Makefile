@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
+# Tests start hundreds of processes, which would each compile everything anew where an image has this set.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: test test-fast check lock up demo bench chaos chaos-live clean
 
@@ -11,12 +13,12 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 		|| { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup  # servers are waited for: 3 keep two cores busy
 
 # A developer's loop: all that needs no servers, few seeds, few mutations.
 test-fast: $(VENV)/.installed

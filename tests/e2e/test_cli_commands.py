@@ -15,7 +15,7 @@ from tests.support.fleet import manifest
 from tests.support.service import Operator, Service, Tenants, serving, until
 from tests.support.shell import REFUSED, Holder, Shell
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("commands")
 
 PRODUCTS = [f"p{number}" for number in range(80)]  # one for each test
 

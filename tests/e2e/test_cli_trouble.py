@@ -12,7 +12,7 @@ from tests.support.processes import free_port
 from tests.support.service import Service, Tenants, serving
 from tests.support.shell import REFUSED, UNREACHABLE, USAGE, Shell
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("commands")
 
 PRODUCT = "shop"
 

@@ -17,7 +17,7 @@ from tests.support.fleet import manifest
 from tests.support.processes import free_port
 from tests.support.service import Service, Tenants, serving, until
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("commands")
 
 
 @pytest.fixture

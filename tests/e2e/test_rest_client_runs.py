@@ -14,7 +14,7 @@ from tests.support.client_script import COMMIT, FENCED, PRODUCTS, STOPPED, Scrip
 from tests.support.fleet import manifest
 from tests.support.service import Operator, Service, Tenants, serving, until
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("commands")
 
 
 @pytest.fixture(scope="module")

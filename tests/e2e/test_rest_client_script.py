@@ -25,7 +25,7 @@ from tests.support.client_script import (
 from tests.support.fleet import manifest
 from tests.support.service import Operator, Service, serving, until
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("commands")
 
 NASTY_BODY = (
     'say "hi" \\ and \\n \\\\"x\\" \t tab\r\n"leaseEpoch":99,\x02\x1b[1m {"jobId":"fake"}\nÄ€😀 $(id) `id` %s\n'
