@@ -187,9 +187,10 @@ def older_projection_wins(replace: Patch) -> None:
 def claim_not_idempotent(replace: Patch) -> None:
     asks = iter(range(10**9))
 
-    def anew(look: Callable[[Any, Any], Any]) -> Any:
-        async def looked(ctx: Any, request: Any) -> Any:
-            return await look(ctx, request.model_copy(update={"request_id": f"{request.request_id}-{next(asks)}"}))
+    def anew(look: Callable[..., Any]) -> Any:
+        async def looked(ctx: Any, request: Any, **more: Any) -> Any:
+            other = request.model_copy(update={"request_id": f"{request.request_id}-{next(asks)}"})
+            return await look(ctx, other, **more)
 
         return looked
 

@@ -50,12 +50,13 @@ class LogFiles:
             _promise_end(path)
         heard = self._heard[path] if path in self._heard else _read_heard(path)
         fresh = chunk.text.encode()[max(0, heard - chunk.offset) :]
-        if fresh and heard < LOG_BYTES_MAX:
-            if chunk.offset > heard:
+        gap = chunk.offset > heard
+        if (fresh or (gap and chunk.last is True)) and heard < LOG_BYTES_MAX:
+            if gap:
                 fresh = GAP.format(chunk.offset - heard).encode() + fresh
             if end >= LOG_BYTES_MAX:
                 fresh += CUT.format(LOG_BYTES_MAX).encode()
-            _write(path, fresh, end)
+            _write(path, fresh, heard, end)
             heard = end
             self._remember(path, end)
         if chunk.last is True:  # only now: a log is complete when its last piece is on the disk
@@ -66,6 +67,10 @@ class LogFiles:
         while len(self._heard) >= REMEMBERED_MAX:
             del self._heard[next(iter(self._heard))]
         self._heard[path] = heard
+
+    def is_ended(self, key: JobKey, lease_epoch: int) -> bool:
+        """Whether its last piece has arrived."""
+        return self._path(key, lease_epoch).with_suffix(".ended").exists()
 
     def is_open(self, key: JobKey, lease_epoch: int) -> bool:
         """Whether its sender has promised more of the log than has arrived."""
@@ -92,19 +97,28 @@ class LogFiles:
         return self._directory / key.product_id / key.job_id / f"{lease_epoch}.log"
 
 
-def _write(path: Path, data: bytes, heard: int) -> None:
+def _write(path: Path, data: bytes, heard_before: int, heard: int) -> None:
     """All of it or nothing: a piece of which the disk took a part would be sent again as a whole."""
     before = path.stat().st_size if path.exists() else 0
+    beside = path.with_suffix(".heard")
+    noted = beside.exists() or before + len(data) != heard
     try:
+        if noted and not beside.exists():  # should this process die in the middle, what it had written goes again
+            _note_heard(beside, before, heard_before)
         with path.open("ab") as file:
             file.write(data)
-        beside = path.with_suffix(".heard")
-        if before + len(data) != heard or beside.exists():
-            beside.write_text(str(heard))
+        if noted:
+            _note_heard(beside, before + len(data), heard)
     except OSError:
         if path.is_file():
             os.truncate(path, before)
         raise
+
+
+def _note_heard(beside: Path, size: int, heard: int) -> None:
+    part = beside.with_suffix(".part")
+    part.write_text(f"{size} {heard}")
+    part.replace(beside)
 
 
 def _promise_end(path: Path) -> None:
@@ -119,8 +133,17 @@ def _note_end(path: Path) -> None:
 
 
 def _read_heard(path: Path) -> int:
-    """How far the term was heard before this process began; by the log's own size where nothing tells."""
+    """How far the term was heard before this process began; by the log's own size where nothing tells.
+
+    What a log has beyond the size that was noted with it was never acknowledged, and comes again.
+    """
     beside = path.with_suffix(".heard")
-    if beside.exists() and (text := beside.read_text()).isdigit():
-        return int(text)
-    return path.stat().st_size if path.exists() else 0
+    size = path.stat().st_size if path.exists() else 0
+    if not beside.exists():
+        return size
+    noted, _, heard = beside.read_text().partition(" ")
+    if not heard:  # an older release noted the offset alone
+        return int(noted)
+    if size > int(noted):
+        os.truncate(path, int(noted))
+    return int(heard)

@@ -128,8 +128,11 @@ class LogDelivery:
         if not data and not closed:
             return None, offset
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        text = decoder.decode(data)
+        # what a killed factory left may end in the middle of a character, and nothing more of it comes
+        text = decoder.decode(data, final=closed and offset + len(data) >= file.size)
         end = offset + len(data) - len(decoder.getstate()[0])
+        if end == offset and not closed:
+            return None, offset
         chunk = LogChunk(**address._asdict(), offset=offset, text=text, last=closed and end >= file.size)
         return chunk, end
 

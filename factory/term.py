@@ -165,7 +165,7 @@ class Term:
             end = self._failed(f"the factory made a mistake: {error!r}", output)
         finally:
             output.close()
-        return replace(end, tree=tree)
+        return replace(end, tree=tree, insights=end.insights.model_copy(update={"log_bytes": output.size}))
 
     async def tidy(self, end: TermEnd, *, superseded: bool) -> None:
         """After the report: a tree that is pushed whole goes; a fenced one, or one with more in it, is kept."""

@@ -60,13 +60,14 @@ class LogFile:
             raise
 
     def read(self, offset: int, limit: int) -> bytes:
-        """At most `limit` bytes from `offset`; fewer where the rest is in memory, none at the end."""
-        if offset >= self._on_disk:
-            at = offset - self._on_disk
-            return self._in_memory[at : at + limit]
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            return file.read(min(limit, self._on_disk - offset))
+        """At most `limit` bytes from `offset`, none at the end."""
+        data = b""
+        if offset < self._on_disk:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(min(limit, self._on_disk - offset))
+        at = max(0, offset + len(data) - self._on_disk)
+        return data + self._in_memory[at : at + limit - len(data)]
 
     def close(self) -> None:
         self.closed = True
@@ -97,6 +98,11 @@ class TermLog:
             file.open()
         except OSError as error:
             self._not_kept(error)
+
+    @property
+    def size(self) -> int:
+        """Bytes that a coordinator will have of it."""
+        return self._file.size
 
     @property
     def heard(self) -> int:

@@ -47,10 +47,13 @@ class LeaseDoc(Schema):
 
 
 class Insights(Schema):
+    """`log_bytes`: how long the term's log is, None where its holder does not say."""
+
     tokens_in: Count = 0
     tokens_out: Count = 0
     cost_usd: Money = 0.0
     diff: dict[str, Count] = {}
+    log_bytes: Count | None = None
 
 
 class Choice(Schema):

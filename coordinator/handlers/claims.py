@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from coordinator.context import Context
 from coordinator.dispatch.waiters import view_of
@@ -57,12 +58,12 @@ async def claim(ctx: Context, request: ClaimRequest, gone: asyncio.Future[None] 
     Once `gone` is done the asker hears no more: nothing further is looked for, so that nothing is committed for nobody.
     """
     deadline_s = ctx.clock.boot_s() + min(request.wait_s, ctx.timers.long_poll_s)
-    look = claim_best if request.job_id is None else claim_named
+    look = claim_best if request.job_id is None else partial(claim_named, gone=gone)
     while True:
         seen = ctx.waiters.changes
         try:
             async with ctx.asks.turn(request.factory_id):
-                answer = await look(ctx, request)
+                answer = ClaimAnswer() if _is_gone(gone) else await look(ctx, request)
         finally:
             ctx.waiters.looked(request)
         left_s = deadline_s - ctx.clock.boot_s()
@@ -70,6 +71,10 @@ async def claim(ctx: Context, request: ClaimRequest, gone: asyncio.Future[None] 
             return answer
         if not await ctx.waiters.wait(request, seen, left_s, gone):
             return answer
+
+
+def _is_gone(gone: asyncio.Future[None] | None) -> bool:
+    return gone is not None and gone.done()
 
 
 async def read_asker(ctx: Context, request: ClaimRequest) -> Asker:
@@ -92,7 +97,7 @@ async def answer_again(ctx: Context, asker: Asker) -> ClaimAnswer:
 # -- one job, by its id --
 
 
-async def claim_named(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
+async def claim_named(ctx: Context, request: ClaimRequest, gone: asyncio.Future[None] | None = None) -> ClaimAnswer:
     """Asks of this process for one job take turns. A crowd shares the reads that tell all but one that it is taken."""
     key = crowded_key(ctx, request)
     if key is None:
@@ -104,6 +109,8 @@ async def claim_named(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
         if not ctx.precedence.is_asked(key):
             break
         await ctx.waiters.ask_is_over(key)
+        if _is_gone(gone):
+            return ClaimAnswer()
     with ctx.waiters.first_at(key):
         return await _claim_named(ctx, request, stored)
 

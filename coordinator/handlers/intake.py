@@ -107,7 +107,9 @@ async def submit_batch(
             items[index] = placed(submission, only_product, ctx.entropy.token(), check_product)
         except FleetError as error:
             answers[index] = error
-    of_job = {key: index for index, (_, key, _, _) in items.items()}
+    of_job: dict[JobKey, int] = {}
+    for index, (_, key, _, _) in items.items():
+        of_job.setdefault(key, index)  # of several items under one key the first is the job, if any is
     needs = {index: _within(items[index], of_job) for index in items}
     cycle = first_cycle(needs)
     for index in cycle:

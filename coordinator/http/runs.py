@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Body, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
+from coordinator.context import Context
 from coordinator.handlers.terms import check_held_or_was
 from coordinator.http.answers import EventsPage, Explanation, LogPage, RunsPage
 from coordinator.http.app_state import context_of
@@ -21,7 +22,9 @@ from coordinator.http.json_routes import make_router
 from coordinator.http.sse import POLL_S, Ticks, check_still_allowed, mode_of, sse, streaming
 from coordinator.reads.histories import read_events, read_explanation
 from coordinator.reads.jobs import read_found
-from coordinator.store.queries import runs_of
+from coordinator.store.queries import read_run, runs_of
+from schemas.ids import run_id
+from schemas.job import Job
 from schemas.messages import LogChunk, LogHeard
 
 router = make_router("runs", "/api/fleet/jobs/{job_id}")
@@ -138,7 +141,7 @@ async def read_logs(
             offset=offset,
             text=text,
             next_offset=after,
-            complete=not ctx.logs.is_open(key, chosen),
+            complete=await _is_complete(ctx, job, chosen),
         )
 
     async def lines() -> AsyncIterator[str]:
@@ -146,13 +149,14 @@ async def read_logs(
         while not ctx.closing.is_set():
             await check_still_allowed(request, key.product_id)
             job_now = await read_found(ctx, key)  # before the log is read: what it printed last is not left out
-            complete = not ctx.logs.is_open(key, chosen)
+            complete = await _is_complete(ctx, job_now, chosen)
             text, after = ctx.logs.read(key, chosen, at)
             if text:
                 at = after
                 yield sse("log", {"leaseEpoch": chosen, "text": text}, event_id=str(at))
                 continue
-            if not job_now.is_in_term(chosen):
+            to_come = chosen > job_now.granted_epoch and not job_now.is_finished
+            if not to_come and not job_now.is_in_term(chosen):
                 if complete or over_s >= REST_OF_LOG_S:
                     yield sse("end", {"stage": str(job_now.stage), "complete": complete})
                     return
@@ -160,6 +164,18 @@ async def read_logs(
             await asyncio.sleep(POLL_S / 4)
 
     return streaming(lines())
+
+
+async def _is_complete(ctx: Context, job: Job, epoch: int) -> bool:
+    """Whether nothing more of a term's log is to come. A holder says how long it is when the term ends; of one that
+    never said so, what it sent is all that there is.
+    """
+    if ctx.logs.is_ended(job.key, epoch):
+        return True
+    if job.is_in_term(epoch) or ctx.logs.is_open(job.key, epoch):
+        return False
+    run = await read_run(ctx.store, job.id, run_id(job.id, epoch))
+    return run is None or (run.ended_at is not None and not (run.insights and run.insights.log_bytes))
 
 
 @router.post("/logs", summary="The holder's output, bounded", responses=answers(examples.LOG_HEARD))

@@ -35,7 +35,7 @@ def read(fleet: RealFleet, job_id: str) -> tuple[str, bool]:
 def is_whole(fleet: RealFleet, job_id: str) -> None:
     def ended() -> bool:
         text, complete = read(fleet, job_id)
-        return bool(text) and complete
+        return complete
 
     until(ended, WITHIN_S, "the end of the log")
     assert read(fleet, job_id)[0] == WHOLE

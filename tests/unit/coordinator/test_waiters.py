@@ -17,11 +17,11 @@ from coordinator.store.port import FACTORIES, StoreError
 from runtime.settings import Timers
 from schemas.errors import FleetError
 from schemas.factory import FactoryDoc
-from schemas.job import Job
+from schemas.job import Job, Stage
 from schemas.messages import ClaimAnswer
 from tests.support.counting import LATENCY_S, CountingStore
 from tests.support.faulty import FaultyStore, never_applied
-from tests.support.fleet import PRODUCT, FakeFactory, coordinator, manifest, submitted
+from tests.support.fleet import PRODUCT, FakeFactory, coordinator, job_now, manifest, submitted
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually
 
@@ -322,6 +322,22 @@ async def test_who_went_away_before_is_not_woken() -> None:
     job = await submitted(world.ctx)
     assert await world.given() == {"next": job.id}
     assert world.looks() == {"next": 1}
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["the best job", "a job by its id"])
+@in_virtual_time
+async def test_who_goes_away_while_it_waits_for_its_turn_is_granted_nothing(named: bool) -> None:
+    world = Crowd()
+    factory = await world.joined("f1")
+    job = await submitted(world.ctx)
+    gone = asyncio.get_running_loop().create_future()
+    async with world.ctx.asks.turn(factory.id):
+        request = factory.claim_request("r1", job if named else None)
+        asks = asyncio.create_task(claims.claim(world.ctx, request, gone))
+        await asyncio.sleep(1)
+        gone.set_result(None)
+    assert (await asks).grants == ()
+    assert (await job_now(world.ctx, job)).stage is Stage.QUEUED
 
 
 # -- nothing falls between --

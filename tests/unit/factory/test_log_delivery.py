@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from coordinator.term_logs import LogFiles
 from factory.link.port import Unanswered
-from factory.log_delivery import CHUNK_BYTES, LogDelivery
+from factory.log_delivery import CHUNK_BYTES, LogAddress, LogDelivery
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey
 from schemas.messages import LOG_CHUNK_MAX, LogChunk
+from tests.support.full_disk import full_disk
 from tests.support.terms import grant
 from tests.support.virtual import in_virtual_time
 from tests.support.waiting import eventually
@@ -49,7 +51,7 @@ class Coordinator:
         return self.path.read_bytes() if self.path.exists() else b""
 
     def is_whole(self) -> bool:
-        return self.path.exists() and not self.logs.is_open(KEY, 1)
+        return self.logs.is_ended(KEY, 1)
 
 
 def printed(lines: int) -> bytes:
@@ -174,3 +176,35 @@ async def test_a_coordinator_that_knows_more_than_was_acknowledged_is_sent_only_
     await again.settle(60.0)
     assert len(there.tries) - tries < tries
     assert there.heard() == printed(4000)
+
+
+@in_virtual_time
+async def test_a_character_of_which_the_disk_took_a_part_stops_no_log(tmp_path: Path) -> None:
+    coordinator = Coordinator(tmp_path / "logs")
+    delivery = LogDelivery(tmp_path / "factory", coordinator.send)
+    output = delivery.open(grant(), "s1")
+    text = "x" * 20_000 + "ż after\n"
+    with full_disk(20_001):
+        output.take(text.encode())
+    await asyncio.sleep(5)
+    output.close()
+    await delivery.settle(30)
+    assert coordinator.is_whole()
+    assert coordinator.heard().decode().startswith(text)
+    assert len(coordinator.tries) < 10
+
+
+@in_virtual_time
+async def test_a_log_that_a_killed_factory_left_in_the_middle_of_a_character_is_brought_to_its_end(
+    tmp_path: Path,
+) -> None:
+    coordinator, folder = Coordinator(tmp_path / "logs"), tmp_path / "factory"
+    folder.mkdir()
+    (folder / "job1-1.json").write_bytes(orjson.dumps(LogAddress(*KEY, 1, "s1")._asdict()))
+    (folder / "job1-1.log").write_bytes("ż".encode() * 3 + b"\xc5")
+    delivery = LogDelivery(folder, coordinator.send)
+    assert delivery.resume() == 1
+    await delivery.settle(30)
+    assert coordinator.is_whole()
+    assert coordinator.heard().decode() == "żżż\ufffd"
+    assert len(coordinator.tries) == 1

@@ -108,6 +108,14 @@ async def test_whatever_waits_for_a_refused_item_is_refused_too() -> None:
 
 
 @in_virtual_time
+async def test_of_several_items_under_one_key_the_first_is_the_job_that_others_wait_for() -> None:
+    given = await answers(coordinator(), item("x"), item("x", lock="other"), item("y", deps="x"))
+    assert [code(answer) for answer in given] == ["ok", "conflict", "ok"]
+    given = await answers(coordinator(), item("m"), item("n", deps="m"), item("m", deps="n"))
+    assert [code(answer) for answer in given] == ["ok", "ok", "conflict"]
+
+
+@in_virtual_time
 async def test_an_item_that_waits_for_one_of_unknown_fate_is_not_refused_for_good() -> None:
     """`a` may yet be stored and the same batch may succeed when it is repeated, so that `b` must not hear never."""
     store = FaultyStore(MemoryStore())

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from coordinator.term_logs import LogFiles
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import JobKey
 from schemas.messages import LOG_CHUNK_MAX, LogChunk
+from tests.support.full_disk import full_disk
 from tests.support.rest import RestWorld, problem_of
 from tests.support.virtual import in_virtual_time
 
@@ -54,7 +52,7 @@ async def test_the_holder_writes_and_anybody_entitled_reads(world: RestWorld) ->
         "offset": 0,
         "text": "one\nzwei ä\n",
         "nextOffset": 12,
-        "complete": True,
+        "complete": False,
     }
     rest = (await world.get(f"/jobs/{job_id}/logs?offset=4&epoch=1", world.ann)).json()
     assert (rest["text"], rest["nextOffset"]) == ("zwei ä\n", 12)
@@ -148,6 +146,40 @@ async def test_following_tells_what_is_printed_and_ends_with_the_term(world: Res
     assert 'data: {"stage":"review","complete":true}' in stream.text
 
 
+@in_virtual_time
+async def test_a_log_of_which_nothing_has_come_yet_is_not_complete(world: RestWorld) -> None:
+    """Its holder says at the end of the term how long it is; what is on its way then is waited for."""
+    await world.enrolled()
+    job_id = await world.submitted()
+    async with world.streamed(f"/api/fleet/jobs/{job_id}/logs?follow=true", world.ann) as stream:
+        await asyncio.sleep(1)
+        assert not stream.task.done()  # nobody has the job yet: its log is to come
+        await world.claimed()
+        assert not (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()["complete"]
+        result = {"leaseEpoch": 1, "result": {"outcome": "ok"}, "insights": {"logBytes": 3}}
+        assert (await world.patch(job_id, world.f1, result)).status_code == 200
+        assert not (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()["complete"]
+        await asyncio.sleep(1)
+        assert stream.events() == []
+        body = {"leaseEpoch": 1, "offset": 0, "text": "all", "last": True}
+        await world.post(f"/jobs/{job_id}/logs", world.f1, json=body)
+        await asyncio.sleep(1)
+        assert stream.events() == [("log", "3"), ("end", "")]
+    assert (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()["complete"]
+
+
+@pytest.mark.parametrize("insights", [{}, {"logBytes": 0}], ids=["says nothing of logs", "printed nothing"])
+@in_virtual_time
+async def test_the_log_of_a_holder_that_sends_none_is_complete_at_its_end(
+    world: RestWorld, insights: dict[str, int]
+) -> None:
+    await world.enrolled()
+    job_id = await world.submitted()
+    await world.claimed()
+    await world.patch(job_id, world.f1, {"leaseEpoch": 1, "result": {"outcome": "ok"}, "insights": insights})
+    assert (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()["complete"]
+
+
 def test_a_repeat_changes_nothing_and_an_overlap_adds_what_is_new(tmp_path: Path) -> None:
     logs = LogFiles(tmp_path)
     logs.append(chunk(0, "hello "))
@@ -225,17 +257,6 @@ def test_a_log_that_cannot_be_written_is_said_and_not_acknowledged(
     assert "cannot be kept" in caplog.text
 
 
-@contextlib.contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file of this process grows beyond `size` bytes: the kernel takes a part of a write, and refuses the rest."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_what_a_full_disk_does_not_take_is_not_acknowledged_and_its_repeat_is_kept_once(tmp_path: Path) -> None:
     logs, first, last = LogFiles(tmp_path), "a" * 60_000, chunk(60_000, "z" * 30_000, last=True)
     logs.append(chunk(0, first, last=False))
@@ -264,3 +285,44 @@ async def test_a_full_disk_refuses_a_piece_of_a_log_until_it_has_room_and_fails_
     assert (await world.post(f"/jobs/{job_id}/logs", world.f1, json=body)).json()["heard"] == 30_000
     page = (await world.get(f"/jobs/{job_id}/logs", world.ann)).json()
     assert (page["text"], page["complete"]) == (body["text"], True)
+
+
+def test_an_end_behind_a_gap_marks_the_gap(tmp_path: Path) -> None:
+    logs = LogFiles(tmp_path)
+    logs.append(chunk(0, "a", last=False))
+    logs.append(chunk(100, "", last=True))
+    assert whole(logs) == "a" + module.GAP.format(99)
+
+
+@pytest.mark.parametrize("dies", ["before the log", "after the log"])
+def test_a_piece_behind_a_gap_is_there_once_when_its_coordinator_dies_in_the_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: str
+) -> None:
+    """The process ends between two of its writes: what it did not acknowledge is sent to the next one again."""
+    logs, real, notes = LogFiles(tmp_path), module._note_heard, []
+    logs.append(chunk(0, "a"))
+
+    def note(beside: Path, size: int, heard: int) -> None:
+        notes.append(heard)
+        if len(notes) == (1 if dies == "before the log" else 2):
+            raise KeyboardInterrupt
+        real(beside, size, heard)
+
+    monkeypatch.setattr(module, "_note_heard", note)
+    with pytest.raises(KeyboardInterrupt):
+        logs.append(chunk(10, "z"))
+    monkeypatch.setattr(module, "_note_heard", real)
+    again = LogFiles(tmp_path)
+    assert again.append(chunk(10, "z")) == 11
+    assert whole(again) == "a" + module.GAP.format(9) + "z"
+    assert LogFiles(tmp_path).append(chunk(11, "!")) == 12
+
+
+def test_a_full_disk_loses_no_note_of_how_far_a_log_was_heard(tmp_path: Path) -> None:
+    logs = LogFiles(tmp_path)
+    logs.append(chunk(10, "z"))
+    size = len(whole(logs))
+    with full_disk(size), pytest.raises(FleetError):
+        logs.append(chunk(11, "more"))
+    assert LogFiles(tmp_path).append(chunk(11, "more")) == 15
+    assert whole(logs).endswith("zmore")
