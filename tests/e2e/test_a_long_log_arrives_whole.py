@@ -33,11 +33,7 @@ def read(fleet: RealFleet, job_id: str) -> tuple[str, bool]:
 
 
 def is_whole(fleet: RealFleet, job_id: str) -> None:
-    def ended() -> bool:
-        text, complete = read(fleet, job_id)
-        return complete
-
-    until(ended, WITHIN_S, "the end of the log")
+    until(lambda: read(fleet, job_id)[1], WITHIN_S, "the end of the log")
     assert read(fleet, job_id)[0] == WHOLE
 
 
