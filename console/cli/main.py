@@ -301,7 +301,7 @@ def logs(
 
 def _say_if_cut(*, complete: bool) -> None:
     if not complete:
-        typer.echo("\n[... this log goes on: its term runs, or its factory has not sent the rest yet ...]")
+        typer.echo("this log goes on: its term runs, or its factory has not sent the rest yet", err=True)
 
 
 @app.command()

@@ -34,7 +34,7 @@ RESULT = (
     '"result": {"outcome": "ok", "summary": "done", "branch": "fix", "commit": "abc", "pullRequest": "https://x/1", '
     '"verify": [{"command": "make test", "rc": 0, "tail": "ok"}], "claimed": "all green"}'
 )
-INSIGHTS = '"insights": {"tokensIn": 10, "tokensOut": 5, "costUsd": 0.25, "diff": {"files": 2}}'
+INSIGHTS = '"insights": {"tokensIn": 10, "tokensOut": 5, "costUsd": 0.25, "diff": {"files": 2}, "logBytes": 7}'
 ERROR = '{"code": "fenced", "message": "stop now", "detail": {"leaseEpoch": 3}}'
 
 GOLDEN: dict[str, str] = {
