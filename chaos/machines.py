@@ -15,8 +15,8 @@ from typing import Any
 
 from chaos.history import History
 from chaos.processes import Process
-from factory.git import GitError
-from factory.ports import Ended, Saved, WorkspaceError, Worktree
+from factory.git.run import GitError
+from factory.ports import Ended, Fault, Saved, WorkspaceError, Worktree
 from runtime.clock import EPOCH
 from schemas.messages import Grant
 
@@ -106,17 +106,17 @@ class ScriptedTrees:
                 tree.kept = True
                 self._machine.note("tree", does="quarantined", life=self._life, jobId=job_id, leaseEpoch=lease_epoch)
 
-    async def prepare(self, grant: Grant) -> Worktree:
+    async def prepare(self, grant: Grant, _progress: Callable[[str], None]) -> Worktree:
         machine = self._machine
         await machine.takes(0.02, 0.4)
         base = NOTHING
         if grant.checkpoint is not None:
             base = grant.checkpoint.commit
             if base not in (machine.remote.commits | machine.commits):
-                raise WorkspaceError(f"the checkpoint {base[:12]} is nowhere")
+                raise WorkspaceError(f"the checkpoint {base[:12]} is nowhere", Fault.REMOTE)
         machine.trees[(grant.job_id, grant.lease_epoch)] = _Tree(base)
         path = Path(f"/simulated/{grant.job_id}/{grant.lease_epoch}")
-        tree = Worktree(path, path, path, grant.repo, grant.job_id, grant.lease_epoch, base, local=grant.repo is None)
+        tree = Worktree(path, path, grant.repo, grant.job_id, grant.lease_epoch, base, local=grant.repo is None)
         self._note(tree, "made", base=base)
         return tree
 
@@ -140,9 +140,10 @@ class ScriptedTrees:
         self._note(tree, "pushed", ref=tree.ref, commit=commit, local=tree.remote is None)
         return Saved(commit, commit, tree.ref, tree.local)
 
-    async def is_saved(self, tree: Worktree) -> bool:
+    async def settle(self, tree: Worktree) -> bool:
         state = self._of(tree)
-        return state.saved == state.changes
+        tree.settled = state.saved == state.changes
+        return tree.settled
 
     async def publish(self, tree: Worktree, saved_commit: str) -> str | None:
         if tree.remote is None:
@@ -156,8 +157,11 @@ class ScriptedTrees:
     async def diff_stat(self, tree: Worktree, commit: str) -> dict[str, int]:
         return {"files": self._of(tree).changes, "insertions": 0, "deletions": 0}
 
+    async def changed_since(self, tree: Worktree, commit: str) -> list[str]:
+        return []
+
     async def clean_up(self, tree: Worktree) -> bool:
-        if tree.remote is None or not await self.is_saved(tree):
+        if tree.remote is None or not await self.settle(tree):
             return False
         self.delete(tree)
         return True

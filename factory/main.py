@@ -37,7 +37,7 @@ from factory.ports import Launch, Vitals
 from factory.process import EngineProcess, end_left_over_launchers
 from factory.prune import Pruner
 from factory.session import Session
-from factory.workspace import Workspaces
+from factory.workspace.workspaces import Workspaces
 from runtime.clock import SystemClock
 from runtime.entropy import system_entropy
 from runtime.lockfile import AlreadyLocked

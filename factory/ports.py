@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from schemas.messages import Grant
 
 
+class Fault(StrEnum):
+    """Who is to blame where no tree can be made: the manifest, the server that it names, or this machine."""
+
+    MANIFEST = "manifest"
+    REMOTE = "remote"
+    MACHINE = "machine"
+
+
 class WorkspaceError(Exception):
     """The tree cannot be made, in a sentence."""
+
+    def __init__(self, sentence: str, fault: Fault) -> None:
+        super().__init__(sentence)
+        self.fault = fault
 
 
 @dataclass(frozen=True)
@@ -26,23 +39,28 @@ class Saved:
 
 @dataclass
 class Worktree:
-    """`remote`: where work is pushed, None for a scratch tree. `pushed`: the last snapshot's content and HEAD."""
+    """`remote`: where work is pushed, None for a scratch tree. `local`: on this machine only. `settled`: all that the
+    engine left is saved, and nothing that comes after it is the term's work. `notes`: what could not be saved, in
+    sentences.
+    """
 
     path: Path
     work_dir: Path
-    mirror: Path
     remote: str | None
     job_id: str
     lease_epoch: int
     base: str
     local: bool
-    pushed: tuple[str, str] | None = None
-    embedded: tuple[str, ...] = ()  # repositories inside, as of the last snapshot
-    kept: str | None = None  # what the ref points to: the last snapshot, joined with those before it
+    settled: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def ref(self) -> str:
         return f"refs/gigafactory/{self.job_id}/{self.lease_epoch}"
+
+    @property
+    def branch(self) -> str:
+        return f"fleet/{self.job_id}/{self.lease_epoch}"  # not the ref's name: git takes refs/X before a branch X
 
 
 @dataclass(frozen=True)
@@ -57,15 +75,17 @@ class Ended:
 class Trees(Protocol):
     """Work trees, one a term. `prepare` may raise WorkspaceError, the others GitError; see Workspaces."""
 
-    async def prepare(self, grant: Grant) -> Worktree: ...
+    async def prepare(self, grant: Grant, progress: Callable[[str], None]) -> Worktree: ...
 
     async def save(self, tree: Worktree, message: str) -> Saved | None: ...
 
-    async def is_saved(self, tree: Worktree) -> bool: ...
+    async def settle(self, tree: Worktree) -> bool: ...
 
     async def publish(self, tree: Worktree, saved_commit: str) -> str | None: ...
 
     async def diff_stat(self, tree: Worktree, commit: str) -> dict[str, int]: ...
+
+    async def changed_since(self, tree: Worktree, commit: str) -> list[str]: ...
 
     async def clean_up(self, tree: Worktree) -> bool: ...
 

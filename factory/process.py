@@ -14,6 +14,8 @@ import orjson
 import psutil
 
 from factory.credentials import note_trust
+from factory.git.environment import ASKS_NOBODY, inherited
+from factory.marked import end_marked
 from factory.ports import Ended
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
@@ -80,14 +82,14 @@ class EngineProcess:
         try:
             while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
                 if self._process.returncode is not None:  # what it left holds its output open
-                    await _end_marked(self._scratch)
+                    await end_marked(MARK, str(self._scratch))
         finally:
             waiting.cancel()
         try:
             doc = json.loads((self._scratch / "ended.json").read_text(encoding="utf-8"))
             ended = Ended(doc["reason"], int(doc["rc"]), str(doc.get("error", "")))
         except (OSError, ValueError):
-            await _end_marked(self._scratch)
+            await end_marked(MARK, str(self._scratch))
             ended = Ended("launcher_gone", -9, "the launcher was killed")
         await self._reader
         if self._process.stdin is not None:
@@ -125,7 +127,9 @@ async def end_left_over_launchers(terms: Path, within_s: float = 10.0) -> int:
             launcher = _living(doc["pid"], doc["began"])
             if launcher is not None:
                 await _gone(launcher, within_s)
-            left = await _end_marked(note.parent)  # always: it may have been dying before it could kill what it started
+            left = await end_marked(
+                MARK, str(note.parent)
+            )  # always: it may have been dying before it could kill what it started
             ended += launcher is not None or left
         note.unlink()
     return ended
@@ -159,26 +163,8 @@ async def _gone(launcher: psutil.Process, within_s: float) -> None:
         psutil.wait_procs(family, timeout=within_s)
 
 
-async def _end_marked(scratch: Path) -> bool:
-    """Kills what a launcher that was killed itself left of its term; whether there was anything."""
-    found = False
-    while left := [process for process in psutil.process_iter() if _is_marked(process, scratch)]:
-        found = True
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        await asyncio.sleep(0.01)
-    return found
-
-
-def _is_marked(process: psutil.Process, scratch: Path) -> bool:
-    with contextlib.suppress(psutil.Error, OSError):
-        if process.status() != psutil.STATUS_ZOMBIE:
-            return bool(process.environ().get(MARK) == str(scratch))
-    return False
-
-
 def engine_env(extra: Mapping[str, str]) -> dict[str, str]:
-    """The engine's environment: the factory's, less what is the factory's own (tokens, seeds)."""
+    """The engine's environment: the factory's, less what is the factory's own (tokens, seeds) and git's of elsewhere."""
     own = ("GIGAFACTORY_", "AQ_FLEET_", "COSMOS_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(own)} | dict(extra)
+    machine = {name: value for name, value in inherited(os.environ).items() if not name.startswith(own)}
+    return machine | ASKS_NOBODY | dict(extra)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.workspace import Workspaces
+from factory.workspace.workspaces import Workspaces
 from runtime.clock import Clock
 from runtime.settings import Timers
 

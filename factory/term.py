@@ -1,4 +1,4 @@
-"""One held job, from its grant to what is to be reported: prepared -> ran -> verified -> saved -> ended.
+"""One held job, from its grant to what is to be reported: prepared -> ran -> saved -> verified -> published -> ended.
 
 Whatever ends it, the engine is dead before the end is given, and nothing is pushed once trust is lost.
 """
@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from factory.credentials import helper_env
 from factory.engines.port import Command, EngineAdapter, EngineRefusal
-from factory.git import GitError
+from factory.git.run import GitError
 from factory.log_delivery import LogDelivery
 from factory.ports import Ended, Launch, RunningEngine, Saved, Trees, WorkspaceError, Worktree
 from factory.process import engine_env
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 SUMMARY_CHARS = 2000
 VERIFY_TAIL_CHARS = 2000
 LOOK_S = 1.0
+NAMED_MAX = 5  # files in a sentence
+SAYS = "[gigafactory] "  # how a line of the factory's begins in a log
 RELEASED = (Outcome.RELEASED, Outcome.PREEMPTED, Outcome.CANCELLED)
 
 
@@ -67,6 +70,15 @@ class Verified:
 
 
 @dataclass(frozen=True)
+class SavedWork:
+    """All of the engine's work, pushed. `checkpoint`: what the report carries along, None where nothing was new."""
+
+    commit: str
+    checkpoint: Checkpoint | None
+    diff: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Tools:
     """What a term works with. `save_checkpoint` tells of a commit that was pushed."""
 
@@ -83,11 +95,12 @@ class Tools:
 
 
 class Work:
-    """What a term has made so far, in its tree. `last`: the latest of it that is pushed."""
+    """What a term has made so far, in its tree. `last`: the latest of it that is pushed. `over`: nothing is added to it."""
 
     def __init__(self, tree: Worktree, state: TermState, tools: Tools) -> None:
         self.tree = tree
         self.last: Saved | None = None
+        self.over = False
         self._state = state
         self.tools = tools
 
@@ -95,8 +108,8 @@ class Work:
         return self._state.trust.holds(self.tools.clock.boot_s())
 
     async def save(self, message: str) -> Saved | None:
-        """Pushes what is new in the tree; nothing once trust is lost. Raises GitError."""
-        if not self.is_trusted():
+        """Pushes what is new in the tree; nothing once trust is lost, or the engine's work is over. Raises GitError."""
+        if self.over or not self.is_trusted():
             return None
         saved = await self.tools.trees.save(self.tree, f"{message} of {self._state.grant.job_id}")
         self.last = saved or self.last
@@ -117,9 +130,15 @@ class Work:
         """What the end of the term carries along as its checkpoint, so that it costs no message of its own."""
         try:
             saved = await self.save(message)
+            if self.is_trusted() and not self.over:
+                await self.tools.trees.settle(self.tree)
         except GitError as error:
             log.warning("the work on %s was not saved: %s", self._state.grant.job_id, error)
             return None
+        return self.checkpoint(saved)
+
+    def checkpoint(self, saved: Saved | None) -> Checkpoint | None:
+        """With the next number of the term."""
         if saved is None:
             return None
         return Checkpoint(
@@ -155,7 +174,10 @@ class Term:
         output = self.tools.logs.open(self.grant, self.tools.session_id)
         try:
             self.tools.scratch.mkdir(parents=True, exist_ok=True)
-            tree = await self.tools.trees.prepare(self.grant)
+            tree, cut = await self._prepare(output)
+            if tree is None:
+                assert cut is not None
+                return await self._cut_short(cut, None)
             command = self.tools.adapter.command(self.grant, self.tools.scratch)
             end = await self._work(Work(tree, self.state, self.tools), command, output)
         except (WorkspaceError, EngineRefusal, OSError) as error:
@@ -177,8 +199,23 @@ class Term:
             log.warning("the tree of %s stays where it is: %s", self.grant.job_id, error)
         shutil.rmtree(self.tools.scratch, ignore_errors=True)
 
+    async def _prepare(self, output: TermLog) -> tuple[Worktree | None, EndReason | None]:
+        """Work like any other: it is ended when the term must end, and nothing of it is left then."""
+
+        def tell(line: str) -> None:
+            output.take(f"{SAYS}{line}\n".encode(errors="replace"))
+
+        preparing = asyncio.create_task(self.tools.trees.prepare(self.grant, tell))
+        try:
+            cut = await self._watch(preparing, lambda _cut: preparing.cancel())
+            return (None, cut) if cut is not None else (await preparing, None)
+        finally:
+            preparing.cancel()
+            await asyncio.gather(preparing, return_exceptions=True)
+
     async def _work(self, work: Work, command: Command, output: TermLog) -> TermEnd:
-        """Executed, claimed and verified are different things, and all of them are of this one term."""
+        """Executed, claimed, saved and verified are different things, and all of them are of this one term."""
+        begins = output.heard
         saver = asyncio.create_task(work.save_regularly())
         try:
             ran = await self._run_program(work, command.argv, command.env, output)
@@ -190,15 +227,36 @@ class Term:
             return await self._cut_short(ran.cut, work)
         if ran.ended.rc != 0:
             checkpoint = await work.save_last("work of a failed engine")
-            return self._failed(_how(ran.ended, output), output, checkpoint)
+            return self._failed(_how(ran.ended, output, begins), output, checkpoint, work=work)
+        said = output.tail(since=begins)
+        try:
+            saved = await self._save(work)
+        except GitError as error:
+            return self._failed(f"the work could not be pushed: {error}", output, work=work)
+        if saved is None:
+            return await self._cut_short(EndReason.TRUST_LOST, work)
         verified = await self._verify(work, output)
         if verified.cut is not None:
-            return await self._cut_short(verified.cut, work)
-        return await self._publish(work, verified, output)
+            return await self._cut_short(verified.cut, work, saved.checkpoint)
+        return await self._publish(work, saved, verified, said)
+
+    async def _save(self, work: Work) -> SavedWork | None:
+        """Before it is verified, so that what is shipped is what was verified, without what verify left."""
+        saved = await work.save("finished work")
+        if not work.is_trusted():
+            return None
+        work.over = True
+        whole = await self.tools.trees.settle(work.tree)
+        if not whole and not work.tree.notes:
+            raise GitError("something goes on changing the tree; it is kept")
+        commit = work.last.commit if work.last else work.tree.base
+        diff = await self.tools.trees.diff_stat(work.tree, commit)
+        return SavedWork(commit, work.checkpoint(saved), diff)
 
     async def _verify(self, work: Work, output: TermLog) -> Verified:
         evidence: tuple[VerifyEvidence, ...] = ()
         for command in self.grant.verify:
+            output.take(f"{SAYS}verify: {command}\n".encode(errors="replace"))
             before = output.heard
             ran = await self._run_program(work, ("sh", "-c", command), {}, output)
             if ran.cut is not None:
@@ -209,30 +267,39 @@ class Term:
                 break
         return Verified(evidence)
 
-    async def _publish(self, work: Work, verified: Verified, output: TermLog) -> TermEnd:
-        """Saves the work; what is verified gets its branch."""
+    async def _publish(self, work: Work, saved: SavedWork, verified: Verified, said: str) -> TermEnd:
+        """What is verified gets its branch: the work as it was before verify."""
         failed, trees = verified.failed, self.tools.trees
-        outcome = Outcome.OK if failed is None else Outcome.VERIFY_FAILED
-        branch, diff, commit, checkpoint = None, dict[str, int](), None, None
+        branch = None
+        notes = list(work.tree.notes)
         try:
-            checkpoint = await work.save_last("finished work" if failed is None else "work so far")
-            if checkpoint is None and not await trees.is_saved(work.tree):
-                return self._failed("the work could not be pushed; its tree is kept", output, None, verified)
-            commit = work.last.commit if work.last else work.tree.base
-            diff = await trees.diff_stat(work.tree, commit)
+            if verified.evidence and (changed := await trees.changed_since(work.tree, saved.commit)):
+                names = ", ".join(changed[:NAMED_MAX]) + (", …" if len(changed) > NAMED_MAX else "")
+                notes.append(f"verify changed files of the work, which is shipped as it was before: {names}")
             if failed is None and work.is_trusted():
-                branch = await trees.publish(work.tree, commit)
+                branch = await trees.publish(work.tree, saved.commit)
         except GitError as error:
-            if failed is None:
-                return self._failed(f"the work could not be pushed: {error}", output, None, verified)
-            log.warning("%s: %s", self.grant.job_id, error)
+            result = Result(
+                outcome=Outcome.ENGINE_FAILED,
+                summary=f"the work could not be pushed: {error}",
+                commit=saved.commit,
+                verify=verified.evidence,
+            )
+            return TermEnd(result, insights=self._insights(said, saved), checkpoint=saved.checkpoint)
         if not work.is_trusted():
-            return await self._cut_short(EndReason.TRUST_LOST, work)
-        said = output.tail()[-SUMMARY_CHARS:]
-        summary = said if failed is None else f"verify failed with {failed.rc}: {failed.command}"
-        result = Result(outcome=outcome, summary=summary, branch=branch, commit=commit, verify=verified.evidence)
-        insights = self.tools.adapter.insights(output.tail()).model_copy(update={"diff": diff})
-        return TermEnd(result, insights=insights, checkpoint=checkpoint)
+            return await self._cut_short(EndReason.TRUST_LOST, work, saved.checkpoint)
+        told = said[-SUMMARY_CHARS:] if failed is None else f"verify failed with {failed.rc}: {failed.command}"
+        result = Result(
+            outcome=Outcome.OK if failed is None else Outcome.VERIFY_FAILED,
+            summary="\n".join([*notes, told]),
+            branch=branch,
+            commit=saved.commit,
+            verify=verified.evidence,
+        )
+        return TermEnd(result, insights=self._insights(said, saved), checkpoint=saved.checkpoint)
+
+    def _insights(self, said: str, saved: SavedWork) -> Insights:
+        return self.tools.adapter.insights(said).model_copy(update={"diff": saved.diff})
 
     async def _run_program(self, work: Work, argv: tuple[str, ...], env: Mapping[str, str], output: TermLog) -> Ran:
         """Runs one program to its end, or ends it."""
@@ -260,7 +327,7 @@ class Term:
         self.state.engine_started(self._now())
         waiting = asyncio.create_task(engine.wait())
         try:
-            cut = await self._watch(engine, waiting)
+            cut = await self._watch(waiting, _ending(engine), engine.move_deadline)
             ended = await waiting
         finally:
             if not waiting.done():
@@ -270,38 +337,45 @@ class Term:
             cut = EndReason.TRUST_LOST
         return Ran(ended, cut)
 
-    async def _watch(self, engine: RunningEngine, waiting: asyncio.Task[Ended]) -> EndReason | None:
-        """Until the engine ends, or must be ended; moves its deadline as trust is extended."""
+    async def _watch(
+        self,
+        working: asyncio.Future[Any],
+        end: Callable[[EndReason], object],
+        move_deadline: Callable[[float], None] = lambda _deadline_s: None,
+    ) -> EndReason | None:
+        """Until it is done, or must be ended; moves its deadline as trust is extended."""
         deadline_s = self.state.trust.until_s
         while True:
             cut = self._must_end()
             if cut is not None:
-                engine.end(0 if cut is EndReason.TRUST_LOST else 2.0)
+                end(cut)
                 return cut
             if self.state.trust.until_s != deadline_s:
                 deadline_s = self.state.trust.until_s
-                engine.move_deadline(deadline_s)
+                move_deadline(deadline_s)
             self._poked.clear()
             poked = asyncio.create_task(self._poked.wait())
             left_s = max(0.0, min(self.state.next_look_s() - self._now(), LOOK_S))
-            await asyncio.wait({waiting, poked}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({working, poked}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             poked.cancel()
-            if waiting.done():
+            if working.done():
                 return None
 
-    async def _cut_short(self, cut: EndReason, work: Work | None) -> TermEnd:
+    async def _cut_short(self, cut: EndReason, work: Work | None, checkpoint: Checkpoint | None = None) -> TermEnd:
         """The engine is dead. What it left is saved, where that is still this holder's to do."""
-        checkpoint = await work.save_last("work so far") if work is not None else None
+        if work is not None:
+            checkpoint = await work.save_last("work so far") or checkpoint
         outcome = OUTCOME_OF[cut]
         commit = work.last.commit if work is not None and work.last is not None else None
-        result = Result(outcome=outcome, summary=f"ended early: {cut}", commit=commit)
+        summary = "\n".join([*(work.tree.notes if work is not None else ()), f"ended early: {cut}"])
+        result = Result(outcome=outcome, summary=summary, commit=commit)
         return TermEnd(result, release=outcome in RELEASED, checkpoint=checkpoint)
 
     def _failed(
-        self, why: str, output: TermLog, checkpoint: Checkpoint | None = None, verified: Verified | None = None
+        self, why: str, output: TermLog, checkpoint: Checkpoint | None = None, work: Work | None = None
     ) -> TermEnd:
-        evidence = verified.evidence if verified is not None else ()
-        result = Result(outcome=Outcome.ENGINE_FAILED, summary=why, verify=evidence)
+        summary = "\n".join([*(work.tree.notes if work is not None else ()), why])
+        result = Result(outcome=Outcome.ENGINE_FAILED, summary=summary)
         return TermEnd(result, insights=self.tools.adapter.insights(output.tail()), checkpoint=checkpoint)
 
     def _must_end(self) -> EndReason | None:
@@ -311,8 +385,12 @@ class Term:
         return self.tools.clock.boot_s()
 
 
-def _how(ended: Ended, output: TermLog) -> str:
+def _ending(engine: RunningEngine) -> Callable[[EndReason], None]:
+    return lambda cut: engine.end(0 if cut is EndReason.TRUST_LOST else 2.0)
+
+
+def _how(ended: Ended, output: TermLog, begins: int) -> str:
     if ended.reason == "not_started":
         return f"the engine could not be started: {ended.error}"
     how = f"was ended by signal {-ended.rc}" if ended.rc < 0 else f"ended with {ended.rc}"
-    return f"the engine {how}\n{output.tail()[-SUMMARY_CHARS:]}"
+    return f"the engine {how}\n{output.tail(since=begins)[-SUMMARY_CHARS:]}"

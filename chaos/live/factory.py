@@ -21,13 +21,13 @@ import orjson
 from bus.port import Bus
 from chaos.live.recorder import Recorder
 from chaos.recording import AskRecorder, Message, Note, NotedBusLink
-from factory.git import GitError, git
+from factory.git.run import GitError, git
 from factory.link.rest import RestLink
 from factory.main import EXIT_FENCED, Edges, Settings, make_bus, run
 from factory.opening import FencedSession
 from factory.ports import RunningEngine, Saved, Worktree
 from factory.process import EngineProcess
-from factory.workspace import Workspaces
+from factory.workspace.workspaces import Workspaces, say_nothing
 from schemas.messages import Grant
 from schemas.work import Engine
 
@@ -99,8 +99,8 @@ class NotedTrees(Workspaces):
             **data,
         )  # fmt: skip
 
-    async def prepare(self, grant: Grant) -> Worktree:
-        tree = await super().prepare(grant)
+    async def prepare(self, grant: Grant, progress: Callable[[str], None] = say_nothing) -> Worktree:
+        tree = await super().prepare(grant, progress)
         self._tell(tree, "made", base=tree.base)
         return tree
 

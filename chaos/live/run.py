@@ -14,7 +14,7 @@ from chaos.finished import is_finished
 from chaos.history import History
 from chaos.live.fleet import CAPABILITY, PRODUCT, LiveFleet, Shape
 from chaos.live.people import LiveOperator, Work
-from factory.git import git_env
+from factory.git.environment import factory_env
 from factory.link.port import Unanswered
 
 CONVERGES_WITHIN_S = 90.0
@@ -102,14 +102,14 @@ async def played(scenario: Scenario, folder: Path, seed: int, say: Say) -> Playe
 
 def _made_repo(path: Path) -> Path:
     """Bare, with one commit."""
-    subprocess.run(["git", "init", "--quiet", "--bare", str(path)], check=True, env=git_env())
+    subprocess.run(["git", "init", "--quiet", "--bare", str(path)], check=True, env=factory_env())
     tree = ["git", "-C", str(path), "commit-tree", "-m", "empty", "4b825dc642cb6eb9a060e54bf8d69288fbee4904"]
     subprocess.run(
         ["git", "-C", str(path), "hash-object", "-t", "tree", "-w", "/dev/null"],
-        check=True, env=git_env(), stdout=subprocess.DEVNULL,
+        check=True, env=factory_env(), stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    commit = subprocess.run(tree, check=True, env=git_env(), capture_output=True, text=True).stdout.strip()
-    subprocess.run(["git", "-C", str(path), "update-ref", "HEAD", commit], check=True, env=git_env())
+    commit = subprocess.run(tree, check=True, env=factory_env(), capture_output=True, text=True).stdout.strip()
+    subprocess.run(["git", "-C", str(path), "update-ref", "HEAD", commit], check=True, env=factory_env())
     return path
 
 

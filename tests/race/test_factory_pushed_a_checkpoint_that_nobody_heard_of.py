@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.workspace import Workspaces
+from factory.workspace.workspaces import Workspaces
 from tests.support.terms import checkpoint, git, grant, make_repo
 
 pytestmark = pytest.mark.xdist_group("processes")

@@ -37,7 +37,7 @@ from factory.process import EngineProcess
 from factory.session import Session
 from factory.term import TermEnd, Tools
 from factory.term_state import OUTCOME_OF, TermState
-from factory.workspace import Workspaces
+from factory.workspace.workspaces import Workspaces
 from runtime.clock import LoopClock
 from runtime.entropy import Entropy
 from schemas.factory import FactoryDoc

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from factory.prune import PASS_MAX, Pruner
-from factory.workspace import Workspaces
+from factory.workspace.workspaces import Workspaces
 from runtime.settings import Timers
 from tests.support.terms import grant
 
@@ -106,7 +106,7 @@ async def test_a_pass_is_bounded_and_a_tree_that_git_cannot_read_goes_to_quarant
     for number in range(PASS_MAX + 5):
         machine.term(f"old-{number}", Timers.keep_s + 1)
     broken = await machine.finished("broken", Timers.keep_s + 1)
-    (broken / ".git" / "HEAD").unlink()
+    (broken / "tree" / ".git" / "HEAD").unlink()
     aged(broken, Timers.keep_s + 1)
     assert await machine.pruner.once() == PASS_MAX + 1
     assert await machine.pruner.once() == 5

@@ -18,7 +18,7 @@ from factory.process import EngineProcess
 from factory.term import Term, TermEnd, Tools
 from factory.term_state import TermState
 from factory.trust import TrustWindow
-from factory.workspace import Workspaces
+from factory.workspace.workspaces import Workspaces
 from runtime.clock import SystemClock
 from schemas.messages import LogChunk
 from schemas.outcome import Outcome

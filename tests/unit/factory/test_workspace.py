@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
 
-from factory.git import git as factory_git
+from factory.git.run import git as factory_git
 from factory.ports import WorkspaceError, Worktree
-from factory.workspace import Workspaces
+from factory.workspace.workspaces import Workspaces
 from schemas.messages import Grant
 from tests.support.terms import checkpoint, git, grant, make_repo, refs
 
@@ -87,7 +88,9 @@ async def test_a_checkpoint_holds_untracked_files_and_goes_to_the_fleets_own_ref
     (tree.path / "app/main.py").unlink()
     work(tree, "noise.log", "ignored\n")
     commit = await saved(spaces, tree)
-    assert refs(repo) == {**before, "refs/gigafactory/job1/1": commit}
+    kept = refs(repo).pop("refs/gigafactory/job1/1")
+    assert refs(repo) == {**before, "refs/gigafactory/job1/1": kept}
+    assert git(repo, "rev-parse", f"{kept}^1") == commit
     assert files_of(repo, commit) == {"README.md", "new.txt", ".gitignore"}
     assert git(repo, "show", f"{commit}:README.md") == "changed"
     assert git(repo, "rev-parse", f"{commit}^") == tree.base
@@ -171,7 +174,6 @@ async def test_another_factory_goes_on_from_the_checkpoint_and_pushes_under_its_
     commit = await saved(spaces, first)
     other = Workspaces(tmp_path / "other", {})
     second = await other.prepare(of_repo(repo, 2, checkpoint=checkpoint(first.ref, commit)))
-    assert second.mirror != first.mirror
     assert second.base == commit
     assert (second.path / "new.txt").read_text() == "work\n"
     assert await other.save(second, "nothing new") is None
@@ -179,7 +181,7 @@ async def test_another_factory_goes_on_from_the_checkpoint_and_pushes_under_its_
     later = await saved(other, second)
     work(first, "zombie.txt")  # its late push changes nothing of its successor's
     await saved(spaces, first)
-    assert refs(repo)["refs/gigafactory/job1/2"] == later
+    assert git(repo, "rev-parse", "refs/gigafactory/job1/2^1") == later
     assert files_of(repo, later) >= {"new.txt", "more.txt"}
 
 
@@ -233,16 +235,17 @@ async def test_a_scratch_tree_is_put_by_once_all_of_it_is_saved_in_the_factorys_
     commit = await saved(spaces, tree)
     assert await spaces.clean_up(tree)
     assert spaces.finished() == [tmp_path / "one" / "finished" / "job1" / "1"]
-    assert (spaces.finished()[0] / "new.txt").exists()
+    assert (spaces.finished()[0] / "tree" / "new.txt").exists()
     own = tmp_path / "one" / "repos" / "own"
-    assert refs(own) == {tree.ref: commit}
+    assert set(refs(own)) == {tree.ref}
+    assert git(own, "rev-parse", f"{tree.ref}^1") == commit
     await spaces.remove_finished(spaces.finished()[0])
     assert not (tmp_path / "one" / "finished" / "job1").exists()
     assert not spaces.quarantined()
     again = await spaces.prepare(grant(lease_epoch=2, checkpoint=checkpoint(tree.ref, commit)))
     assert (again.path / "new.txt").read_text() == "work\n"
     assert await spaces.clean_up(again)
-    assert refs(own)["refs/gigafactory/job1/2"] == commit
+    assert set(refs(own)) == {tree.ref}  # nothing new: the checkpoint is still where it was
 
 
 @pytest.mark.parametrize("change", ["edited", "committed", "a repository inside"])
@@ -254,14 +257,15 @@ async def test_a_finished_tree_that_somebody_worked_in_goes_to_quarantine_instea
     repository_inside(tree, "inside", commits=False)
     await saved(spaces, tree)
     assert await spaces.clean_up(tree)
-    (path,) = spaces.finished()
+    (folder,) = spaces.finished()
+    path = folder / "tree"
     if change == "edited":
         (path / "new.txt").write_text("more\n")
     elif change == "committed":
         git(path, "commit", "--quiet", "--allow-empty", "--message", "words")
     else:
         git(path / "inside", "commit", "--quiet", "--allow-empty", "--message", "words")
-    await spaces.remove_finished(path)
+    await spaces.remove_finished(folder)
     assert not spaces.finished()
     (kept,) = spaces.quarantined()
     assert (kept / "new.txt").exists()
@@ -279,7 +283,7 @@ async def test_a_tree_in_quarantine_is_kept_whole_and_out_of_its_successors_way(
         assert await spaces.quarantine(tree) is None
     assert [(path / "new.txt").read_text() for path in kept if path] == ["first\n", "second\n"]
     assert spaces.quarantined() == sorted(path for path in kept if path)
-    assert kept[0] == tmp_path / "one" / "quarantine" / "job1" / "1"
+    assert kept[0] == tmp_path / "one" / "quarantine" / "job1" / "1" / "tree"
     assert git(kept[0], "status", "--porcelain") == "?? new.txt"
 
 
@@ -288,29 +292,40 @@ async def test_the_trees_of_an_earlier_session_are_set_aside_whatever_state_they
 ) -> None:
     whole = await spaces.prepare(of_repo(repo))
     scratch = await spaces.prepare(grant("job2"))
-    half = tmp_path / "one" / "worktrees" / "job3" / "1"
-    half.mkdir(parents=True)
-    for path in (whole.path, scratch.path, half):
+    older = tmp_path / "one" / "worktrees" / "job3" / "1"  # as a release before this one made them
+    git(repo, "worktree", "add", "--quiet", "--detach", str(older))
+    half = tmp_path / "one" / "trees" / "job4" / "1"
+    (half / "tree").mkdir(parents=True)
+    for path in (whole.path, scratch.path, older):
         (path / "new.txt").write_text("work\n")
-    (whole.path.parent / "1.index.lock").touch()  # what a killed git may leave
+    (whole.path / ".git" / "index.lock").touch()  # what a killed git may leave
     git(tmp_path, "init", "--quiet")  # the data may lie within a repository of somebody's
     assert await Workspaces(tmp_path / "one", {}).set_aside_left_over() == 3
-    assert [path.parent.name for path in spaces.quarantined()] == ["job1", "job2", "job3"]
+    assert not half.exists()  # it never had an engine
+    assert [path.relative_to(tmp_path / "one/quarantine").parts[0] for path in spaces.quarantined()] == [
+        "job1",
+        "job2",
+        "job3",
+    ]
+    assert all(git(path, "status", "--porcelain") == "?? new.txt" for path in spaces.quarantined())
     assert all((path / "new.txt").exists() for path in spaces.quarantined())
     assert await Workspaces(tmp_path / "one", {}).set_aside_left_over() == 0
     assert (await spaces.prepare(of_repo(repo))).path == whole.path
 
 
-async def test_a_job_that_removes_its_git_folder_does_not_make_us_push_somebody_elses_repository(
+async def test_a_job_that_removes_its_git_folder_has_its_files_saved_and_nobody_elses_repository(
     spaces: Workspaces, repo: Path, tmp_path: Path
 ) -> None:
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "around it")
     tree = await spaces.prepare(of_repo(repo))
-    (tree.path / ".git").unlink()
-    with pytest.raises(Exception, match="not a git repository"):
-        await spaces.save(tree, "checkpoint")
-    assert "refs/gigafactory/job1/1" not in refs(repo)
+    work(tree)
+    shutil.rmtree(tree.path / ".git")
+    commit = await saved(spaces, tree)
+    assert git(repo, "rev-parse", f"{commit}^") == tree.base
+    assert files_of(repo, commit) == {*FILES, "new.txt"}
+    assert "removed its repository" in tree.notes[0]
+    assert not await spaces.clean_up(tree)  # a person may want to look
 
 
 async def test_git_runs_with_an_identity_of_its_own_and_asks_nobody(
@@ -338,8 +353,8 @@ def repository_inside(tree: Worktree, name: str, *, commits: bool) -> Path:
     return inside
 
 
-async def test_the_files_of_repositories_inside_a_tree_are_saved_with_it_and_that_is_said(
-    spaces: Workspaces, repo: Path, caplog: pytest.LogCaptureFixture
+async def test_the_files_of_repositories_inside_a_tree_are_saved_with_it(
+    spaces: Workspaces, repo: Path
 ) -> None:
     tree = await spaces.prepare(of_repo(repo))
     work(tree)
@@ -357,24 +372,21 @@ async def test_the_files_of_repositories_inside_a_tree_are_saved_with_it_and_tha
     assert {"a b/żółw/deeper/file", "README.md"} <= set(names)
     assert not [name for name in names if ".git/" in name or name.endswith("noise") or name.startswith("empty")]
     assert await spaces.is_saved(tree)
-    assert caplog.text.count("saved as files without their history: a b/żółw, a b/żółw/deeper, new\n") == 1
     other = await spaces.prepare(of_repo(repo, 2, checkpoint=checkpoint(tree.ref, commit)))
     assert (other.path / "new" / "file").read_text() == "inside\n"
 
 
-async def test_a_tree_with_history_of_its_own_inside_is_not_removed_until_that_is_pushed(
+async def test_the_history_of_a_repository_inside_is_saved_and_comes_back(
     spaces: Workspaces, repo: Path, tmp_path: Path
 ) -> None:
     tree = await spaces.prepare(of_repo(repo))
     inside = repository_inside(tree, "inside", commits=True)
-    await saved(spaces, tree)
-    assert await spaces.is_saved(tree)
-    assert not await spaces.clean_up(tree)
-    git(tmp_path, "init", "--quiet", "--bare", "somewhere")
-    git(inside, "remote", "add", "origin", str(tmp_path / "somewhere"))
-    git(inside, "push", "--quiet", "origin", "HEAD:main")
-    git(inside, "fetch", "--quiet", "origin")
+    head = git(inside, "rev-parse", "HEAD")
+    commit = await saved(spaces, tree)
     assert await spaces.clean_up(tree)
+    again = await Workspaces(tmp_path / "two", {}).prepare(of_repo(repo, 2, checkpoint=checkpoint(tree.ref, commit)))
+    assert git(again.path / "inside", "rev-parse", "HEAD") == head
+    assert git(again.path / "inside", "status", "--porcelain") == "A  later"
 
 
 async def test_a_tree_whose_repository_inside_has_no_commits_is_removed_once_its_files_are_saved(
@@ -387,22 +399,26 @@ async def test_a_tree_whose_repository_inside_has_no_commits_is_removed_once_its
     assert await spaces.clean_up(tree)
 
 
-async def test_a_submodule_stays_a_link_and_work_in_it_keeps_the_tree(
+async def test_a_submodule_is_there_stays_a_link_and_its_commits_are_saved(
     spaces: Workspaces, repo: Path, tmp_path: Path
 ) -> None:
     library = make_repo(tmp_path / "repos" / "library")
-    allow = ("-c", "protocol.file.allow=always")
-    git(repo, *allow, "submodule", "--quiet", "add", str(library), "lib")
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
     git(repo, "commit", "--quiet", "--message", "with a submodule")
     tree = await spaces.prepare(of_repo(repo))
+    assert (tree.path / "lib" / "README.md").exists()
     assert await spaces.is_saved(tree)
-    git(tree.path, *allow, "submodule", "--quiet", "update", "--init")
-    work(tree)
-    commit = await saved(spaces, tree)
-    assert git(repo, "ls-tree", commit, "lib").startswith("160000 commit")
     (tree.path / "lib" / "more.txt").write_text("work\n")
+    git(tree.path / "lib", "add", "more.txt")
+    git(tree.path / "lib", "commit", "--quiet", "--message", "in the submodule")
+    inner = git(tree.path / "lib", "rev-parse", "HEAD")
     assert not await spaces.clean_up(tree)
-    (tree.path / "lib" / "more.txt").unlink()
+    commit = await saved(spaces, tree)
+    assert git(repo, "ls-tree", commit, "lib").startswith(f"160000 commit {inner}")
+    again = await Workspaces(tmp_path / "two", {}).prepare(of_repo(repo, 2, checkpoint=checkpoint(tree.ref, commit)))
+    assert git(again.path / "lib", "rev-parse", "HEAD") == inner
+    assert await spaces.publish(tree, commit) == "fleet/job1/1"
+    assert refs(library)["refs/heads/fleet/job1/1"] == inner
     assert await spaces.clean_up(tree)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factory.ports import WorkspaceError
-from factory.workspace import Workspaces
+from factory.workspace.workspaces import Workspaces
 from schemas.work import Checkpoint
 from tests.support.terms import NOW, checkpoint, git, grant, make_repo, refs
 
@@ -25,7 +25,7 @@ def spaces(tmp_path: Path, repo: Path) -> Workspaces:
 
 
 def trees(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "one" / "worktrees").glob("*/*"))
+    return sorted((tmp_path / "one" / "trees").glob("*/*"))
 
 
 async def refused(spaces: Workspaces, **fields: object) -> str:
@@ -97,7 +97,7 @@ async def test_cwd_leads_through_the_map_to_the_same_folder_of_a_tree_of_its_own
 ) -> None:
     top = await spaces.prepare(grant(cwd="/code/app"))
     inside = await spaces.prepare(grant("job2", cwd="/code/app/web"))
-    assert top.work_dir == top.path == tmp_path / "one" / "worktrees" / "job1" / "1"
+    assert top.work_dir == top.path == tmp_path / "one" / "trees" / "job1" / "1" / "tree"
     assert inside.work_dir == inside.path / "web"
     (inside.work_dir / "new.html").write_text("<p>\n")
     saved = await spaces.save(inside, "checkpoint")

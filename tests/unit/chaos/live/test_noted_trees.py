@@ -11,7 +11,7 @@ from chaos.checkers.registry import CHECKERS
 from chaos.history import History
 from chaos.live.factory import FactorySpec, NotedTrees
 from factory.ports import WorkspaceError, Worktree
-from factory.workspace import Workspaces
+from factory.workspace.workspaces import Workspaces
 from schemas.messages import Grant
 from tests.support.terms import git, grant, make_repo, refs
 

@@ -1,0 +1,59 @@
+"""Which of the machine's variables git sees, when the factory runs it and when an engine does.
+
+A factory may be started from a git hook, or with an editor and a password dialog in its environment. Nothing of that may
+reach a repository of a job. What an operator set to make git work at all (ssh, proxies, certificates) must.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+
+IDENTITY = {"NAME": "Agent Gigafactory", "EMAIL": "factory@gigafactory.invalid"}
+ASKS_NOBODY = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ASKPASS": "",
+}  # empty: git then asks neither core.askPass nor SSH_ASKPASS
+NEVER = frozenset({"SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "GCM_INTERACTIVE"})
+
+_passed = re.compile(
+    r"GIT_(SSH|SSH_COMMAND|SSH_VARIANT|SSL_\w+|HTTP_\w+|PROXY_COMMAND|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)|LFS_\w+|EXEC_PATH)"
+)
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """Of `environ` what both git and engines may see: of git's own variables those that say how to reach a server."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in NEVER and (not name.startswith("GIT_") or _passed.fullmatch(name))
+    }
+
+
+def factory_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """For a git that the factory runs itself: it never asks, and commits under the factory's name."""
+    env = inherited(os.environ)
+    for role in ("AUTHOR", "COMMITTER"):
+        for name, value in IDENTITY.items():
+            env[f"GIT_{role}_{name}"] = value
+    env |= ASKS_NOBODY | {
+        "SSH_ASKPASS_REQUIRE": "never",
+        "GCM_INTERACTIVE": "never",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_EDITOR": ":",
+        "LC_ALL": "C",
+    }
+    if not {"GIT_SSH", "GIT_SSH_COMMAND"} & env.keys() and not _has_ssh_command():
+        env["GIT_SSH_COMMAND"] = "ssh -o BatchMode=yes -o ConnectTimeout=30"
+    return env | dict(extra or {})
+
+
+@cache
+def _has_ssh_command() -> bool:
+    """Whether the machine's own configuration says how ssh is to be called."""
+    argv = ["git", "config", "--get", "core.sshCommand"]
+    return subprocess.run(argv, cwd="/", env=inherited(os.environ), capture_output=True, check=False).returncode == 0

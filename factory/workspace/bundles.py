@@ -1,0 +1,149 @@
+"""What the repositories inside a tree (submodules, and others that a job made) have and no remote of theirs has: one
+bundle each, as a commit beside the snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.git.environment import factory_env
+from factory.git.run import GitError, git, run
+from factory.workspace.reading import git_dir_of, linked_worktrees, read_refs, repositories_inside, stashes
+from factory.workspace.snapshot import FIXED_DATES, add_all
+from factory.workspace.term_repository import SAFE, TermRepository
+
+BUNDLE_BYTES_MAX = 100 * 1024 * 1024  # a repository without a remote is bundled whole
+INDEX = "index.json"
+HEAD, FILES = "refs/beside/HEAD", "refs/beside/tree"
+
+
+@dataclass(frozen=True)
+class Bundles:
+    """`commit`: with a file for each bundle, None where there is none. `sign`: equal for equal content. `notes`: what is
+    in none, in sentences.
+    """
+
+    commit: str | None
+    sign: str
+    notes: tuple[str, ...]
+
+
+async def bundle_inside(term: TermRepository, tmp: Path) -> Bundles:
+    """Raises GitError and OSError."""
+    refs = await read_refs(term.git_dir)
+    own = {linked.path.resolve() for linked in linked_worktrees(term.git_dir, refs)}
+    entries: list[str] = []
+    about: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for inner in repositories_inside(term.path, own):
+        name = str(inner.relative_to(term.path))
+        with tempfile.TemporaryDirectory(dir=tmp, ignore_cleanup_errors=True) as folder:
+            try:
+                told = await _bundle(inner, Path(folder))
+            except (GitError, OSError) as error:
+                notes.append(f"the history of the repository {name} is not saved: {error}")
+                continue
+            if told is None:
+                continue
+            file, doc = told
+            if file.stat().st_size > BUNDLE_BYTES_MAX:
+                size = file.stat().st_size // 1024 // 1024
+                limit = BUNDLE_BYTES_MAX // 1024 // 1024
+                notes.append(f"the history of the repository {name} is not saved: {size} MB, at most {limit} MB are")
+                continue
+            blob = await term.in_vault("hash-object", "-w", "--", str(file))
+        entries.append(f"100644 blob {blob}\t{len(about)}.bundle")
+        about.append({"path": name, **doc})
+    if not entries:
+        return Bundles(None, "", tuple(notes))
+    text = json.dumps(about)
+    blob = await term.in_vault("hash-object", "-w", "--stdin", stdin=text.encode())
+    listed = "\n".join([*entries, f"100644 blob {blob}\t{INDEX}"]) + "\n"
+    tree = await term.in_vault("mktree", stdin=listed.encode())
+    commit = await term.in_vault("commit-tree", tree, "-m", "beside", env=FIXED_DATES)
+    return Bundles(commit, hashlib.sha256(text.encode()).hexdigest(), tuple(notes))
+
+
+async def _bundle(inner: Path, folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """None where its remotes have all of it. By a repository of our own, which borrows its objects."""
+    git_dir = git_dir_of(inner)
+    assert git_dir is not None
+    left = await read_refs(git_dir)
+    if left.head is None:
+        return None  # no history: its files are in the snapshot
+    side = folder / "side.git"
+    kind = "sha256" if len(left.head) == 64 else "sha1"
+    await git(folder, "init", "--quiet", "--bare", "--template=", f"--object-format={kind}", str(side))
+    await git(side, "config", "core.bare", "false")
+    env = {"GIT_DIR": str(side), "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((git_dir / "objects").resolve())}
+    files = await _files_of(inner, git_dir, left.head, env, folder / "index")
+    keep = {
+        name: commit
+        for name, commit in left.refs.items()
+        if name.startswith(("refs/heads/", "refs/tags/")) or name == "refs/stash"
+    }
+    keep |= {HEAD: left.head, FILES: files}
+    keep |= {f"refs/beside/stash/{at}": commit for at, (commit, _) in enumerate(stashes(git_dir))}
+    orders = "".join(f"update {name} {commit}\n" for name, commit in keep.items())
+    await git(side, "update-ref", "--stdin", env=env, stdin=os.fsencode(orders))
+    known = [f"^{commit}" for name, commit in left.refs.items() if name.startswith("refs/remotes/")]
+    told = "\n".join(known).encode()
+    if not await git(side, "rev-list", "--max-count=1", "--all", "--stdin", env=env, stdin=told or b"\n"):
+        return None
+    file = folder / "bundle"
+    argv = ("-c", "pack.threads=1", "bundle", "create", "--quiet", str(file), "--all", "--stdin")
+    await git(side, *argv, env=env, stdin=told or b"\n")
+    return file, {"head": left.head, "branch": left.branch, "files": files, "refs": keep}
+
+
+async def _files_of(inner: Path, git_dir: Path, head: str, env: dict[str, str], index: Path) -> str:
+    """HEAD, or a commit on it of what is not committed."""
+    if (git_dir / "index").is_file():
+        shutil.copy2(git_dir / "index", index)
+    env = {**env, "GIT_WORK_TREE": str(inner), "GIT_INDEX_FILE": str(index)}
+    await add_all(inner, env, index.parent)
+    tree = await git(inner, "write-tree", env=env)
+    if tree == await git(inner, "rev-parse", f"{head}^{{tree}}", env=env):
+        return head
+    return await git(inner, "commit-tree", tree, "-p", head, "-m", "uncommitted", env=env | FIXED_DATES)
+
+
+async def read_bundles(term: TermRepository, commit: str) -> list[dict[str, Any]]:
+    """What a commit beside a checkpoint has, by path in the tree."""
+    told: list[dict[str, Any]] = json.loads(await git(term.path, "cat-file", "blob", f"{commit}:{INDEX}"))
+    return [{**doc, "blob": f"{commit}:{at}.bundle"} for at, doc in enumerate(told)]
+
+
+async def unbundle(term: TermRepository, git_dir: Path, told: dict[str, Any], tmp: Path) -> None:
+    """Its commits and branches into a repository that is there."""
+    with tempfile.NamedTemporaryFile(dir=tmp) as file:
+        file.write(await run(["git", "cat-file", "blob", told["blob"]], cwd=term.path, env=factory_env()))
+        file.flush()
+        specs = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", "+refs/beside/*:refs/beside/*")
+        argv = ("fetch", "--quiet", "--update-head-ok", "--no-tags", "--", file.name, *specs)
+        await git(git_dir, *argv, env={"GIT_DIR": str(git_dir), "GIT_WORK_TREE": "/nonexistent"})
+
+
+async def restore_inside(term: TermRepository, told: Sequence[dict[str, Any]], tmp: Path) -> None:
+    """Repositories as they were: HEAD and its branch, and what was not committed as staged."""
+    for doc in told:
+        folder = term.path / doc["path"]
+        git_dir = git_dir_of(folder)
+        if git_dir is None:
+            await git(term.path, "init", "--quiet", "--template=", str(folder))
+            git_dir = folder / ".git"
+            await unbundle(term, git_dir, doc, tmp)
+        if doc["branch"]:
+            await git(folder, "symbolic-ref", "HEAD", doc["branch"])
+            await git(folder, *SAFE, "update-ref", "HEAD", doc["head"])
+        else:
+            await git(folder, *SAFE, "update-ref", "--no-deref", "HEAD", doc["head"])
+        await git(folder, *SAFE, "read-tree", "--reset", "-u", doc["files"])

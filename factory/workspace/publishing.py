@@ -1,0 +1,68 @@
+"""The branch of a finished term. Commits of its submodules go to their own remotes first, or nothing is shipped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+from factory.git.environment import factory_env
+from factory.git.run import GitError, git, run
+from factory.git.urls import reach_of
+from factory.workspace import lfs
+from factory.workspace.reading import git_dir_of, read_refs
+from factory.workspace.term_repository import SAFE, TermRepository
+
+_gitlink = re.compile(r"160000 commit ([0-9a-f]+)\t(.*)", re.DOTALL)
+
+
+class Unpushed(NamedTuple):
+    path: Path
+    git_dir: Path
+    url: str
+    commit: str
+
+
+async def publish(term: TermRepository, snapshot: str) -> str:
+    """Raises GitError with the server's words where it does not take the branch."""
+    async for inner in _unpushed(term.path, snapshot, term.vault):
+        name = inner.path.relative_to(term.path)
+        reach = reach_of(inner.url)
+        argv = [
+            "git",
+            *SAFE,
+            "push",
+            "--quiet",
+            "--no-verify",
+            "--",
+            reach.url,
+            f"{inner.commit}:refs/heads/{term.branch}",
+        ]
+        try:
+            await run(argv, cwd=inner.path, env=factory_env(reach.env))
+        except GitError as error:
+            sentence = f"{name} is at {inner.commit[:12]}, which {reach.url} does not have and does not take: {error}"
+            raise GitError(f"not shipped: {sentence}") from error
+    await lfs.upload(term.vault, term.reach.url, snapshot, term.branch, term.reach.env)
+    argv = ["push", "--quiet", "--force", "--no-verify", "--", term.reach.url, f"{snapshot}:refs/heads/{term.branch}"]
+    await term.in_vault(*argv, env=term.reach.env)
+    return term.branch
+
+
+async def _unpushed(top: Path, commit: str, repository: Path) -> AsyncIterator[Unpushed]:
+    """Submodules' commits that their remotes lack, the deepest first."""
+    listed = await git(repository, "ls-tree", "-r", "-z", commit, env={"GIT_DIR": str(repository)})
+    for entry in listed.split("\0"):
+        link = _gitlink.fullmatch(entry)
+        git_dir = git_dir_of(top / link[2]) if link else None
+        if link is None or git_dir is None:
+            continue
+        async for deeper in _unpushed(top / link[2], link[1], git_dir):
+            yield deeper
+        refs = (await read_refs(git_dir)).refs
+        known = "\n".join(f"^{there}" for name, there in refs.items() if name.startswith("refs/remotes/"))
+        argv = (*SAFE, "rev-list", "--max-count=1", link[1], "--stdin")
+        if await git(git_dir, *argv, env={"GIT_DIR": str(git_dir)}, stdin=known.encode() or b"\n"):
+            url = await git(git_dir, "config", "--get", "remote.origin.url", env={"GIT_DIR": str(git_dir)}, ok=(0, 1))
+            yield Unpushed(top / link[2], git_dir, url, link[1])

@@ -1,0 +1,103 @@
+"""What an engine left in a repository, read without ever asking that repository's own configuration."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from factory.git.run import git
+
+
+class Refs(NamedTuple):
+    """`refs`: full name -> id. `head`: the commit, None before the first. `branch`: the full name of what HEAD is, None
+    where it is a commit.
+    """
+
+    refs: dict[str, str]
+    head: str | None
+    branch: str | None
+
+
+class LinkedWorktree(NamedTuple):
+    name: str
+    path: Path
+    index_file: Path
+    head: str
+
+
+async def read_refs(git_dir: Path) -> Refs:
+    """Raises GitError where it is no repository, OSError where it cannot be read."""
+    text = (git_dir / "HEAD").read_bytes().strip()
+    with tempfile.TemporaryDirectory(prefix="refs-") as folder:
+        view = Path(folder) / "view.git"  # the same refs and objects under a configuration that says nothing
+        view.mkdir()
+        for name in ("refs", "objects", "packed-refs", "shallow"):
+            (view / name).symlink_to(git_dir.resolve() / name)
+        shutil.copy(git_dir / "HEAD", view / "HEAD")
+        if _is_sha256(git_dir):
+            (view / "config").write_text(
+                "[core]\n\trepositoryformatversion = 1\n[extensions]\n\tobjectformat = sha256\n"
+            )
+        said = await git(view, "show-ref", "--head", env={"GIT_DIR": str(view)}, ok=(0, 1))
+    refs = {name: commit for commit, _, name in (line.partition(" ") for line in said.splitlines())}
+    head = refs.pop("HEAD", None)
+    return Refs(refs, head, os.fsdecode(text.removeprefix(b"ref: ")) if text.startswith(b"ref: ") else None)
+
+
+def _is_sha256(git_dir: Path) -> bool:
+    try:
+        return b"sha256" in (git_dir / "config").read_bytes().lower()
+    except OSError:
+        return False
+
+
+def stashes(git_dir: Path) -> list[tuple[str, str]]:
+    """Commit and message of each entry, the newest first."""
+    try:
+        lines = (git_dir / "logs" / "refs" / "stash").read_bytes().splitlines()
+    except OSError:
+        return []
+    return [(line.split()[1].decode(), os.fsdecode(line.partition(b"\t")[2])) for line in reversed(lines)]
+
+
+def linked_worktrees(git_dir: Path, refs: Refs) -> Iterator[LinkedWorktree]:
+    """Those that `git worktree add` made, inside the tree or elsewhere."""
+    for entry in sorted((git_dir / "worktrees").glob("*")):
+        try:
+            path = Path(os.fsdecode((entry / "gitdir").read_bytes().strip())).parent
+            head: str | None = os.fsdecode((entry / "HEAD").read_bytes().strip())
+        except OSError:
+            continue
+        if head and head.startswith("ref: "):
+            head = refs.refs.get(head.removeprefix("ref: "))
+        if head:
+            yield LinkedWorktree(entry.name, path, entry / "index", head)
+
+
+def git_dir_of(folder: Path) -> Path | None:
+    """Where the repository of a folder is, if it is the top of one."""
+    there = folder / ".git"
+    if there.is_dir():
+        return there
+    if there.is_file():
+        try:
+            text = os.fsdecode(there.read_bytes()).strip()
+        except OSError:
+            return None
+        inner = (folder / text.removeprefix("gitdir:").strip()).resolve()
+        return inner if inner.is_dir() else None
+    return None
+
+
+def repositories_inside(top: Path, own: set[Path]) -> Iterator[Path]:
+    """Submodules and others, outermost first. `own`: linked worktrees of the tree itself, which are none."""
+    for folder, names, files in os.walk(top):
+        here = Path(folder)
+        if here != top and (".git" in names or ".git" in files) and here.resolve() not in own and git_dir_of(here):
+            yield here
+        if ".git" in names:
+            names.remove(".git")

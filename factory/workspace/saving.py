@@ -1,0 +1,166 @@
+"""All that a term has made, as one commit under one ref: the snapshot, what was kept before it, and what is beside it.
+
+K = the snapshot's tree, with parents (snapshot S, the K before, each commit beside), and a line of JSON that says what
+is what. Beside are the other local branches and tags, stashes, linked worktrees, and the repositories inside as bundles.
+Commits that only a reflog knows are not kept: the engine discarded them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.ports import Saved
+from factory.workspace import lfs
+from factory.workspace.bundles import bundle_inside
+from factory.workspace.objects import own_objects
+from factory.workspace.reading import Refs, linked_worktrees, read_refs, stashes
+from factory.workspace.snapshot import Snapshots, WorkTree
+from factory.workspace.term_repository import Pushed, TermRepository, make_vault
+
+OWN_REFS = ("refs/heads/", "refs/tags/", "refs/notes/")
+STASH, WORKTREES, BUNDLES = "stash/", "worktrees/", "bundles"
+NO_REPOSITORY = (
+    "the job removed its repository (.git): its files are saved, and of its commits what the last checkpoint had"
+)
+NEW_REPOSITORY = "the job made its folder a new repository: its history does not go on from where the job began"
+
+
+@dataclass(frozen=True)
+class Look:
+    """`beside`: name -> commit. `pushed`: what tells whether it is the same as at the last push."""
+
+    snapshot: str
+    tree: str
+    head: str | None
+    branch: str | None
+    beside: dict[str, str]
+    pushed: Pushed
+    notes: tuple[str, ...]
+
+
+async def look(term: TermRepository, message: str, tmp: Path) -> Look:
+    """At what the engine left, wherever it put it; the vault has all of it afterwards. Raises GitError and OSError."""
+    if not (term.vault / "HEAD").exists():
+        await _make_vault_again(term)
+    left, notes = await _refs_of(term)
+    head = left.head or term.last_head or term.base
+    beside = _refs_beside(term, left)
+    beside |= {f"{STASH}{at}/{said}": commit for at, (commit, said) in enumerate(stashes(term.git_dir))}
+    snapshots = Snapshots(term, term.git_dir / "objects", tmp)
+    taken = await snapshots.take(WorkTree(term.path, term.git_dir, term.git_dir / "index", head), message)
+    for linked in linked_worktrees(term.git_dir, left):
+        commit = linked.head
+        if linked.path.is_dir():
+            work = WorkTree(linked.path, term.git_dir, linked.index_file, linked.head)
+            commit = (await snapshots.take(work, None)).commit
+        beside[f"{WORKTREES}{linked.name}"] = commit
+    sign = tuple(sorted(beside.items()))
+    bundles = await bundle_inside(term, tmp) if left.head is not None else None
+    if bundles is not None:
+        notes += bundles.notes
+        if bundles.commit is not None:
+            beside[BUNDLES] = bundles.commit
+            sign = (*sign, (BUNDLES, bundles.sign))
+    if taken.left_out:
+        notes += (f"not saved, since this machine has not the filter they go through: {', '.join(taken.left_out)}",)
+    known = [commit for commit in (term.base, term.kept) if commit]
+    await own_objects(term, [taken.commit, *beside.values()], known)
+    snapshot = await _same_as_before(term, taken.commit, head)
+    return Look(
+        snapshot, taken.tree, left.head, left.branch, beside, Pushed(taken.tree, left.head, left.branch, sign), notes
+    )
+
+
+async def save(term: TermRepository, message: str, tmp: Path) -> Saved | None:
+    """None: nothing new since the last push, or since the term began. Raises GitError and OSError."""
+    seen = await look(term, message, tmp)
+    term.notes = seen.notes
+    if is_saved(term, seen):
+        return None
+    kept = await _join(term, seen, message)
+    await term.in_vault("update-ref", "refs/keep/k", kept)
+    if term.remote is not None:
+        await lfs.upload(term.vault, term.reach.url, kept, term.branch, term.reach.env)
+    argv = ("push", "--quiet", "--force", "--no-verify", "--", term.reach.url, f"{kept}:{term.ref}")
+    await term.in_vault(*argv, env=term.reach.env)
+    term.kept, term.snapshot, term.pushed = kept, seen.snapshot, seen.pushed
+    term.last_head = seen.head or term.last_head
+    return Saved(seen.snapshot, seen.tree, term.ref, term.local)
+
+
+def is_saved(term: TermRepository, seen: Look) -> bool:
+    if term.pushed is not None:
+        return seen.pushed == term.pushed
+    return seen.snapshot == term.base and not seen.beside
+
+
+async def _refs_of(term: TermRepository) -> tuple[Refs, tuple[str, ...]]:
+    if not (term.git_dir / "HEAD").is_file() or term.git_dir.is_symlink():
+        return Refs({}, None, None), (NO_REPOSITORY,)
+    left = await read_refs(term.git_dir)
+    goes_on = term.remote is None or any(name.startswith("refs/remotes/") for name in left.refs)
+    return left, () if goes_on else (NEW_REPOSITORY,)
+
+
+def _refs_beside(term: TermRepository, left: Refs) -> dict[str, str]:
+    theirs = {commit for name, commit in left.refs.items() if name.startswith("refs/remotes/")}
+    return {
+        name: commit
+        for name, commit in left.refs.items()
+        if name.startswith(OWN_REFS)
+        and commit != left.head
+        and commit not in theirs
+        and term.granted.get(name) != commit
+    }
+
+
+async def _make_vault_again(term: TermRepository) -> None:
+    """The engine removed it: what was in it is pushed, or in the tree."""
+    await make_vault(term)
+    if term.kept is not None:
+        argv = ("fetch", "--quiet", "--no-tags", "--", term.reach.url, f"+{term.ref}:refs/keep/k")
+        await term.in_vault(*argv, env=term.reach.env)
+
+
+async def _same_as_before(term: TermRepository, snapshot: str, head: str) -> str:
+    """The same tree on the same HEAD is the same snapshot, whatever the clock says; a commit of the engine's stays."""
+    if snapshot == head:
+        return snapshot
+    for old in (term.snapshot, term.base):
+        if old and old not in (snapshot, head) and await _shape(term, old) == await _shape(term, snapshot):
+            return old
+    return snapshot
+
+
+async def _shape(term: TermRepository, commit: str) -> str:
+    return await term.in_vault("log", "-1", "--format=%T %P", commit)
+
+
+async def _join(term: TermRepository, seen: Look, message: str) -> str:
+    tips = await _peeled(term, list(seen.beside.values()))
+    about: dict[str, Any] = {
+        "head": seen.head,
+        "branch": seen.branch,
+        "snapshot": seen.snapshot,
+        "before": term.kept,
+        "beside": [[os.fsencode(name).decode("latin-1"), commit] for name, commit in seen.beside.items()],
+        "tags": {
+            commit: await term.in_vault("cat-file", "tag", commit)
+            for commit, tip in zip(seen.beside.values(), tips, strict=True)
+            if commit != tip  # an annotated tag is no parent: its text brings it back under the same id
+        },
+    }
+    parents = dict.fromkeys([seen.snapshot, *([term.kept] if term.kept else []), *tips])
+    argv = [word for parent in parents for word in ("-p", parent)]
+    text = os.fsencode(f"{message}\n\n{json.dumps(about)}\n")
+    return await term.in_vault("commit-tree", f"{seen.snapshot}^{{tree}}", *argv, "-F", "-", stdin=text)
+
+
+async def _peeled(term: TermRepository, commits: list[str]) -> list[str]:
+    if not commits:
+        return []
+    return (await term.in_vault("rev-parse", *(f"{commit}^{{commit}}" for commit in commits))).splitlines()

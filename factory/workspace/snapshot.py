@@ -1,0 +1,142 @@
+"""The files of a work tree as one commit in the vault: what `git add --all` would record in the engine's own eyes.
+
+The engine need not stand still. Its index is copied, so that its flags count: what it hid (skip-worktree, sparse) or
+ignores stays out, what it added by force is in. Its own index and HEAD stay as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory.git.run import GitError, git
+from factory.workspace.term_repository import TermRepository
+
+BIG_INDEX = 1 << 20
+SAME_SECOND_S = 1.01
+FIXED_DATES = {"GIT_AUTHOR_DATE": "@0 +0000", "GIT_COMMITTER_DATE": "@0 +0000"}  # the same content is the same commit
+TAKEN_FILTERS = frozenset({"unspecified", "unset", "set", "lfs"})
+
+
+@dataclass(frozen=True)
+class WorkTree:
+    """`git_dir`: of the repository that it belongs to. `head`: what its snapshot goes on from."""
+
+    path: Path
+    git_dir: Path
+    index: Path
+    head: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`left_out`: changed files whose filter this machine does not have, which are never taken raw."""
+
+    commit: str
+    tree: str
+    left_out: tuple[str, ...] = ()
+
+
+class Snapshots:
+    """Of one term. `objects`: folders of objects that the vault may borrow from while it looks."""
+
+    def __init__(self, term: TermRepository, objects: Path, tmp: Path) -> None:
+        self._term = term
+        self._objects = objects
+        self._tmp = tmp
+
+    async def take(self, work: WorkTree, message: str | None) -> Snapshot:
+        """`message` None: a commit that only its content tells from others. Raises GitError and OSError."""
+        with tempfile.TemporaryDirectory(dir=self._tmp, ignore_cleanup_errors=True) as folder:
+            env = {
+                "GIT_DIR": str(self._term.vault),
+                "GIT_WORK_TREE": str(work.path),
+                "GIT_INDEX_FILE": str(Path(folder) / "index"),
+                "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(self._objects),
+            }
+            exclude = work.git_dir / "info" / "exclude"
+            (self._term.vault / "info" / "exclude").write_bytes(exclude.read_bytes() if exclude.is_file() else b"")
+            await self._copy_index(work, env)
+            left_out = await self._unknown_filters(work.path, env)
+            await add_all(work.path, env, Path(folder), left_out)
+            tree = await git(work.path, "write-tree", env=env)
+            if tree == await git(work.path, "rev-parse", f"{work.head}^{{tree}}", env=env):
+                return Snapshot(work.head, tree, left_out)
+            dates = {} if message is not None else FIXED_DATES
+            argv = ("commit-tree", tree, "-p", work.head, "-m", message or "uncommitted")
+            return Snapshot(await git(work.path, *argv, env=env | dates), tree, left_out)
+
+    async def _copy_index(self, work: WorkTree, env: Mapping[str, str]) -> None:
+        """Refreshed once for each state of the engine's: git takes every file of an index's own second for changed, in
+        a copy for ever."""
+        mine = Path(env["GIT_INDEX_FILE"])
+        try:
+            found = work.index.stat()
+            sign = f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+            name = hashlib.sha256(os.fsencode(work.index)).hexdigest()[:16]
+            fresh = self._term.vault / "indexes" / name / sign
+            shutil.copy2(fresh if fresh.exists() else work.index, mine)
+            for shared in work.index.parent.glob("sharedindex.*"):
+                shutil.copy2(shared, self._term.vault / shared.name)
+            await git(work.path, "ls-files", "--stage", "-z", env=env)  # reads all of it: is it whole?
+            if not fresh.exists():
+                if found.st_size > BIG_INDEX:
+                    await asyncio.sleep(max(0.0, found.st_mtime + SAME_SECOND_S - time.time()))
+                await git(work.path, "update-index", "-q", "--refresh", env=env, ok=(0, 1))
+                shutil.rmtree(fresh.parent, ignore_errors=True)
+                fresh.parent.mkdir(parents=True)
+                shutil.copy2(mine, fresh)
+        except (OSError, GitError):  # none, or damaged
+            mine.unlink(missing_ok=True)
+            await git(work.path, "read-tree", work.head, env=env)
+
+    async def _unknown_filters(self, top: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+        attributes = await git(
+            top, "ls-files", "--cached", "--others", "-z", "--", ".gitattributes", "**/.gitattributes", env=env
+        )
+        if not any(_names_a_filter(top / name) for name in attributes.split("\0") if name):
+            return ()
+        changed = await git(top, "ls-files", "--modified", "--others", "--exclude-standard", "-z", env=env)
+        names = [name for name in changed.split("\0") if name and not name.endswith("/")]
+        if not names:
+            return ()
+        told = os.fsencode("\0".join(names))
+        said = (await git(top, "check-attr", "-z", "--stdin", "filter", env=env, stdin=told)).split("\0")
+        pairs = list(zip(said[0::3], said[2::3], strict=False))
+        known = {driver: await self._has(driver) for driver in {driver for _, driver in pairs} - TAKEN_FILTERS}
+        return tuple(name for name, driver in pairs if driver not in TAKEN_FILTERS and not known[driver])
+
+    async def _has(self, driver: str) -> bool:
+        found = ("config", "--get", f"filter.{driver}.clean")
+        return bool(await git(self._term.vault, *found, env={"GIT_DIR": str(self._term.vault)}, ok=(0, 1)))
+
+
+def _names_a_filter(attributes: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return attributes.is_file() and not attributes.is_symlink() and b"filter=" in attributes.read_bytes()
+    return False
+
+
+async def add_all(top: Path, env: Mapping[str, str], folder: Path, left_out: Sequence[str] = ()) -> None:
+    """Into the index that `env` names, the files of repositories inside as files: git would take one for a link to its
+    commit, or refuse all where it has none. `folder`: for their indexes. Raises GitError.
+    """
+    others = await git(top, "ls-files", "--others", "--exclude-standard", "-z", env=env)
+    inside = [name.rstrip("/") for name in others.split("\0") if name.endswith("/")]
+    without = [f":(exclude,top,literal){name}" for name in (*inside, *left_out)]
+    spec = os.fsencode("\0".join([".", *without]))
+    await git(top, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", env=env, stdin=spec)
+    for name in inside:
+        index = folder / hashlib.sha256(os.fsencode(top / name)).hexdigest()
+        inner = {**env, "GIT_INDEX_FILE": str(index), "GIT_WORK_TREE": str(top / name)}
+        await add_all(top / name, inner, folder)
+        tree = await git(top / name, "write-tree", env=inner)
+        await git(top, "read-tree", f"--prefix={name}/", tree, env=env)
