@@ -127,9 +127,8 @@ async def end_left_over_launchers(terms: Path, within_s: float = 10.0) -> int:
             launcher = _living(doc["pid"], doc["began"])
             if launcher is not None:
                 await _gone(launcher, within_s)
-            left = await end_marked(
-                MARK, str(note.parent)
-            )  # always: it may have been dying before it could kill what it started
+            # always: it may have been dying before it could kill what it started
+            left = await end_marked(MARK, str(note.parent))
             ended += launcher is not None or left
         note.unlink()
     return ended
@@ -164,7 +163,7 @@ async def _gone(launcher: psutil.Process, within_s: float) -> None:
 
 
 def engine_env(extra: Mapping[str, str]) -> dict[str, str]:
-    """The engine's environment: the factory's, less what is the factory's own (tokens, seeds) and git's of elsewhere."""
+    """The engine's environment: the factory's, less what is its own (tokens, seeds), and git's of somewhere else."""
     own = ("GIGAFACTORY_", "AQ_FLEET_", "COSMOS_")
     machine = {name: value for name, value in inherited(os.environ).items() if not name.startswith(own)}
     return machine | ASKS_NOBODY | dict(extra)

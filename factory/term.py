@@ -95,7 +95,7 @@ class Tools:
 
 
 class Work:
-    """What a term has made so far, in its tree. `last`: the latest of it that is pushed. `over`: nothing is added to it."""
+    """What a term has made so far, in its tree. `last`: the latest of it that is pushed. `over`: no more is added."""
 
     def __init__(self, tree: Worktree, state: TermState, tools: Tools) -> None:
         self.tree = tree
@@ -157,6 +157,7 @@ class Term:
         self.state = state
         self.tools = tools
         self._poked = asyncio.Event()
+        self._begins = 0  # where in its output the engine's own begins, behind what the factory says of preparing
 
     @property
     def grant(self) -> Grant:
@@ -204,6 +205,7 @@ class Term:
 
         def tell(line: str) -> None:
             output.take(f"{SAYS}{line}\n".encode(errors="replace"))
+            self._begins = output.heard
 
         preparing = asyncio.create_task(self.tools.trees.prepare(self.grant, tell))
         try:
@@ -215,7 +217,6 @@ class Term:
 
     async def _work(self, work: Work, command: Command, output: TermLog) -> TermEnd:
         """Executed, claimed, saved and verified are different things, and all of them are of this one term."""
-        begins = output.heard
         saver = asyncio.create_task(work.save_regularly())
         try:
             ran = await self._run_program(work, command.argv, command.env, output)
@@ -227,8 +228,8 @@ class Term:
             return await self._cut_short(ran.cut, work)
         if ran.ended.rc != 0:
             checkpoint = await work.save_last("work of a failed engine")
-            return self._failed(_how(ran.ended, output, begins), output, checkpoint, work=work)
-        said = output.tail(since=begins)
+            return self._failed(_how(ran.ended, output, self._begins), output, checkpoint, work=work)
+        said = output.tail(since=self._begins)
         try:
             saved = await self._save(work)
         except GitError as error:

@@ -140,7 +140,7 @@ async def _is_clean(tree: Worktree) -> bool:
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
-            env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            env = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **_seeing(tree)}
             index = tree.path / await git(tree.path, "rev-parse", "--git-path", "index")
             if index.exists():
                 shutil.copy(index, env["GIT_INDEX_FILE"])
@@ -151,12 +151,19 @@ async def _is_clean(tree: Worktree) -> bool:
 
 
 async def _is_pushed(tree: Worktree) -> bool:
-    """The remote has what HEAD is."""
+    """The remote has HEAD and every other commit that a branch, a tag or the stash of it names."""
     try:
-        await git(tree.path, "merge-base", "--is-ancestor", "HEAD", await _ref_of(tree))
-        return True
+        argv = ("rev-list", "--max-count=1", "HEAD", "--all", "--not", await _ref_of(tree), "--remotes")
+        return not await git(tree.path, *argv, env=_seeing(tree))
     except GitError:
         return False
+
+
+def _seeing(tree: Worktree) -> dict[str, str]:
+    """The objects that the remote has, beside those of the tree."""
+    assert tree.remote is not None
+    bare = Path(tree.remote) / "objects"
+    return {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(bare if bare.is_dir() else Path(tree.remote) / ".git" / "objects")}
 
 
 async def _ref_of(tree: Worktree) -> str:

@@ -1,7 +1,7 @@
 """Which of the machine's variables git sees, when the factory runs it and when an engine does.
 
-A factory may be started from a git hook, or with an editor and a password dialog in its environment. Nothing of that may
-reach a repository of a job. What an operator set to make git work at all (ssh, proxies, certificates) must.
+A factory may be started from a git hook, or with an editor and a password dialog in its environment. Nothing of that
+may reach a repository of a job. What an operator set to make git work at all (ssh, proxies, certificates) must.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ async def run(
     progress: Progress | None = None,
     ok: Collection[int] = (0,),
 ) -> bytes:
-    """stdout. Raises GitError where it ends with none of `ok`. Cancelled, it ends the program and all that this started before it gives way.
+    """stdout. Raises GitError where it ends with none of `ok`. Cancelled, it ends the program, and all that this
+    started, before it gives way.
 
     Output goes to files: a helper that outlives its git holds no pipe that anybody waits for. `progress` hears the last
     line of stderr now and then.

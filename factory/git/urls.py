@@ -8,9 +8,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 _user = re.compile(r"(?<=://)[^/\s@]+@")
 _elsewhere = re.compile(r"(https?|ssh|git)://|[^/]+@?[^/]*:")
-HELPER = (
-    '!f() { test "$1" = get && echo "username=$GIGAFACTORY_GIT_USER" && echo "password=$GIGAFACTORY_GIT_PASS"; }; f'
-)
+USER, PASSWORD = "GIGAFACTORY_GIT_USER", "GIGAFACTORY_GIT_PASS"
+HELPER = f'!f() {{ test "$1" = get && echo "username=${USER}" && echo "password=${PASSWORD}"; }}; f'
 
 
 class Reach(NamedTuple):
@@ -26,8 +25,8 @@ def reach_of(url: str) -> Reach:
         return Reach(url, {})
     host = parts.netloc.rpartition("@")[2]
     env = {
-        "GIGAFACTORY_GIT_USER": unquote(parts.username),
-        "GIGAFACTORY_GIT_PASS": unquote(parts.password or ""),
+        USER: unquote(parts.username),
+        PASSWORD: unquote(parts.password or ""),
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"credential.{parts.scheme}://{host}.helper",
         "GIT_CONFIG_VALUE_0": HELPER,

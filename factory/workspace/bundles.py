@@ -27,8 +27,8 @@ HEAD, FILES = "refs/beside/HEAD", "refs/beside/tree"
 
 @dataclass(frozen=True)
 class Bundles:
-    """`commit`: with a file for each bundle, None where there is none. `sign`: equal for equal content. `notes`: what is
-    in none, in sentences.
+    """`commit`: with a file for each bundle, None where there is none. `sign`: equal for equal content. `notes`: what
+    is in none, in sentences.
     """
 
     commit: str | None

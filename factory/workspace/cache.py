@@ -80,7 +80,11 @@ class Caches:
         path = self._path(url)
         with contextlib.suppress(OSError):
             (path / GOOD).unlink()
-        if path.exists():
+        await self._clear(path)
+
+    @staticmethod
+    async def _clear(path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
             await asyncio.to_thread(remove_folder, path)
 
     def _path(self, url: str) -> Path:
@@ -107,8 +111,7 @@ class Caches:
         self, path: Path, reach: Reach, there: RemoteRefs, refspecs: tuple[str, ...], progress: Progress
     ) -> None:
         """Aside, and renamed when it is whole."""
-        if path.exists():
-            await asyncio.to_thread(remove_folder, path)
+        await self._clear(path)
         new = self._root / f".new-{uuid.uuid4().hex}"
         try:
             kind = "sha256" if any(len(commit) == 64 for commit in there.refs.values()) else "sha1"
@@ -119,8 +122,7 @@ class Caches:
             (new / GOOD).touch()
             new.rename(path)
         finally:
-            if new.exists():
-                await asyncio.to_thread(remove_folder, new)
+            await self._clear(new)
 
 
 async def _fetch(path: Path, reach: Reach, there: RemoteRefs, refspecs: tuple[str, ...], progress: Progress) -> None:

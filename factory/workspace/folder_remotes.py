@@ -1,5 +1,5 @@
-"""The remotes that a person's own folder has, for a term that works on that folder: `git push origin` reaches there what
-it reaches for the person.
+"""The remotes that a person's own folder has, for a term that works on that folder: `git push origin` reaches there
+what it reaches for the person.
 """
 
 from __future__ import annotations

@@ -29,16 +29,8 @@ async def publish(term: TermRepository, snapshot: str) -> str:
     async for inner in _unpushed(term.path, snapshot, term.vault):
         name = inner.path.relative_to(term.path)
         reach = reach_of(inner.url)
-        argv = [
-            "git",
-            *SAFE,
-            "push",
-            "--quiet",
-            "--no-verify",
-            "--",
-            reach.url,
-            f"{inner.commit}:refs/heads/{term.branch}",
-        ]
+        spec = f"{inner.commit}:refs/heads/{term.branch}"
+        argv = ["git", *SAFE, "push", "--quiet", "--no-verify", "--", reach.url, spec]
         try:
             await run(argv, cwd=inner.path, env=factory_env(reach.env))
         except GitError as error:

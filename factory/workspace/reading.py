@@ -33,19 +33,23 @@ async def read_refs(git_dir: Path) -> Refs:
     """Raises GitError where it is no repository, OSError where it cannot be read."""
     text = (git_dir / "HEAD").read_bytes().strip()
     with tempfile.TemporaryDirectory(prefix="refs-") as folder:
-        view = Path(folder) / "view.git"  # the same refs and objects under a configuration that says nothing
-        view.mkdir()
-        for name in ("refs", "objects", "packed-refs", "shallow"):
-            (view / name).symlink_to(git_dir.resolve() / name)
-        shutil.copy(git_dir / "HEAD", view / "HEAD")
-        if _is_sha256(git_dir):
-            (view / "config").write_text(
-                "[core]\n\trepositoryformatversion = 1\n[extensions]\n\tobjectformat = sha256\n"
-            )
+        view = _view_of(git_dir, Path(folder) / "view.git")
         said = await git(view, "show-ref", "--head", env={"GIT_DIR": str(view)}, ok=(0, 1))
     refs = {name: commit for commit, _, name in (line.partition(" ") for line in said.splitlines())}
     head = refs.pop("HEAD", None)
     return Refs(refs, head, os.fsdecode(text.removeprefix(b"ref: ")) if text.startswith(b"ref: ") else None)
+
+
+def _view_of(git_dir: Path, view: Path) -> Path:
+    """The same refs and objects under a configuration that says nothing."""
+    view.mkdir()
+    for name in ("refs", "objects", "packed-refs", "shallow"):
+        (view / name).symlink_to(git_dir.resolve() / name)
+    shutil.copy(git_dir / "HEAD", view / "HEAD")
+    if _is_sha256(git_dir):
+        said = "[core]\n\trepositoryformatversion = 1\n[extensions]\n\tobjectformat = sha256\n"
+        (view / "config").write_text(said)
+    return view
 
 
 def _is_sha256(git_dir: Path) -> bool:

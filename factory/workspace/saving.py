@@ -1,8 +1,8 @@
 """All that a term has made, as one commit under one ref: the snapshot, what was kept before it, and what is beside it.
 
 K = the snapshot's tree, with parents (snapshot S, the K before, each commit beside), and a line of JSON that says what
-is what. Beside are the other local branches and tags, stashes, linked worktrees, and the repositories inside as bundles.
-Commits that only a reflog knows are not kept: the engine discarded them.
+is what. Beside are the other local branches and tags, stashes, linked worktrees, and the repositories inside as
+bundles. Commits that only a reflog knows are not kept: the engine discarded them.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Snapshots:
                 fresh.parent.mkdir(parents=True)
                 shutil.copy2(mine, fresh)
         except (OSError, GitError):  # none, or damaged
-            mine.unlink(missing_ok=True)
+            _remove(mine)
             await git(work.path, "read-tree", work.head, env=env)
 
     async def _unknown_filters(self, top: Path, env: Mapping[str, str]) -> tuple[str, ...]:
@@ -117,6 +117,10 @@ class Snapshots:
     async def _has(self, driver: str) -> bool:
         found = ("config", "--get", f"filter.{driver}.clean")
         return bool(await git(self._term.vault, *found, env={"GIT_DIR": str(self._term.vault)}, ok=(0, 1)))
+
+
+def _remove(index: Path) -> None:
+    index.unlink(missing_ok=True)
 
 
 def _names_a_filter(attributes: Path) -> bool:

@@ -65,13 +65,8 @@ class Submodules:
                 folder.rmdir()
             argv = ("clone", "--quiet", "--no-checkout", "--template=", "--origin", "origin")
             await git(top, *argv, f"--separate-git-dir={git_dir}", "--", str(cache), str(folder))
-        for pack in (git_dir / "objects" / "pack").glob("*.pack"):
-            pack.with_suffix(".keep").touch()
-        # git writes both absolute, and a tree that is moved would lose its submodules
-        (folder / ".git").write_text(f"gitdir: {os.path.relpath(git_dir, folder)}\n")
-        await git(git_dir, "config", "core.worktree", os.path.relpath(folder, git_dir), env={"GIT_DIR": str(git_dir)})
-        for name in ("info", "hooks"):
-            (git_dir / name).mkdir(exist_ok=True)
+        back = _join(folder, git_dir)
+        await git(git_dir, "config", "core.worktree", back, env={"GIT_DIR": str(git_dir)})
         await git(folder, "remote", "set-url", "origin", reach.url)
         saved = self._saved.get(str(folder.relative_to(self._term.path)))
         if saved is not None:
@@ -89,6 +84,16 @@ class Submodules:
             await run(argv, cwd=folder, env=factory_env(env))
         # not `submodule update`: it does nothing where HEAD happens to be right and no file is there
         await git(folder, *SAFE, "checkout", "--quiet", "--detach", commit)
+
+
+def _join(folder: Path, git_dir: Path) -> str:
+    """Relative, and the way back: git writes both absolute, and a tree that is moved would lose its submodules."""
+    for pack in (git_dir / "objects" / "pack").glob("*.pack"):
+        pack.with_suffix(".keep").touch()
+    for name in ("info", "hooks"):
+        (git_dir / name).mkdir(exist_ok=True)
+    (folder / ".git").write_text(f"gitdir: {os.path.relpath(git_dir, folder)}\n")
+    return os.path.relpath(folder, git_dir)
 
 
 async def _listed(top: Path) -> AsyncIterator[Submodule]:

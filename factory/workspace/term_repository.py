@@ -1,6 +1,6 @@
-"""The two repositories of a term. `tree`, the engine's: complete by itself, with branches, tags, stash and config of its
-own. `vault.git`, the factory's: the same packs under a configuration of its own; snapshots and pushes are made there, and
-never by the configuration that an engine may have left.
+"""The two repositories of a term. `tree`, the engine's: complete by itself, with branches, tags, stash and config of
+its own. `vault.git`, the factory's: the same packs under a configuration of its own; snapshots and pushes are made
+there, and never by the configuration that an engine may have left.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ async def clone(
         await git(term.path, "branch", "--quiet", "--force", "--track", str(start.branch), f"{remote}/{start.branch}")
     if await lfs.is_used(term.vault, start.commit):
         await lfs.install(term.path, term.vault, term.reach.url)
-    await git(term.path, *SAFE, "checkout", "--quiet", "--no-track", "-b", term.branch, start.commit, env=term.reach.env)
+    await git(
+        term.path, *SAFE, "checkout", "--quiet", "--no-track", "-b", term.branch, start.commit, env=term.reach.env
+    )
     await _check_names(term)
     await give_identity(term.path)
     term.granted = (await read_refs(term.git_dir)).refs

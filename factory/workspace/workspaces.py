@@ -212,11 +212,7 @@ class Workspaces:
             return False
 
     async def _set_aside(self, folder: Path) -> Path:
-        kept = self._root / "quarantine" / folder.parent.name / folder.name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        if kept.exists():
-            kept = kept.with_name(f"{kept.name}-{sum(1 for _ in kept.parent.iterdir())}")
-        folder.rename(kept)
+        kept = _moved(folder, self._root / "quarantine" / folder.parent.name / folder.name)
         with contextlib.suppress(GitError, OSError):  # worktrees that the engine made in it know it by its old place
             git_dir = kept / "tree" / ".git"
             inner = [str(linked.path) for linked in linked_worktrees(git_dir, await read_refs(git_dir))]
@@ -232,6 +228,15 @@ class Workspaces:
         task = asyncio.create_task(_swept(doomed))
         self._sweeping.add(task)
         task.add_done_callback(self._sweeping.discard)
+
+
+def _moved(folder: Path, to: Path) -> Path:
+    """Beside what is there already."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if to.exists():
+        to = to.with_name(f"{to.name}-{sum(1 for _ in to.parent.iterdir())}")
+    folder.rename(to)
+    return to
 
 
 async def _swept(doomed: Path) -> None:

@@ -57,7 +57,7 @@ class Life:
         trust = TrustWindow(self.clock.boot_s(), granted.term, 5.0, started=True)
         self.state = TermState(granted, trust, idle_limit_s=LEASE_S)
         self.workspaces = Workspaces(folder / "work", {})
-        self.tree = folder / "work" / "worktrees" / "job1" / "1"
+        self.tree = folder / "work" / "trees" / "job1" / "1" / "tree"
         tools = Tools(
             clock=self.clock,
             trees=self.workspaces,
@@ -115,7 +115,7 @@ async def test_a_disk_that_is_full_ends_no_job_and_the_report_says_what_it_cost(
     await eventually((life.tree / "ran").exists)
     with monkeypatch.context() as patch:  # while it is renewed and checkpoints are due
         patch.setattr("factory.process.note_trust", full)
-        patch.setattr("factory.workspace.tempfile.TemporaryDirectory", full)
+        patch.setattr("tempfile.TemporaryDirectory", full)
         life.state.trust.extend(life.clock.boot_s(), 2 * LEASE_S, life.clock.boot_s())
         life.term.poke()
         await asyncio.sleep(0.3)

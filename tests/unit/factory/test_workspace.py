@@ -353,9 +353,7 @@ def repository_inside(tree: Worktree, name: str, *, commits: bool) -> Path:
     return inside
 
 
-async def test_the_files_of_repositories_inside_a_tree_are_saved_with_it(
-    spaces: Workspaces, repo: Path
-) -> None:
+async def test_the_files_of_repositories_inside_a_tree_are_saved_with_it(spaces: Workspaces, repo: Path) -> None:
     tree = await spaces.prepare(of_repo(repo))
     work(tree)
     repository_inside(tree, "new", commits=False)

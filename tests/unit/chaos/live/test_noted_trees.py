@@ -92,7 +92,7 @@ async def test_the_whole_life_of_a_tree_is_noted_with_what_git_says(noted: Noted
     saved = await noted.trees.save(tree, "checkpoint")
     assert saved is not None
     ref = "refs/gigafactory/job1/1"
-    assert noted.last() == {"does": "pushed", "ref": ref, "commit": refs(repo)[ref], "local": False}
+    assert noted.last() == {"does": "pushed", "ref": ref, "commit": git(repo, "rev-parse", f"{ref}^1"), "local": False}
     branch = await noted.trees.publish(tree, saved.commit)
     assert noted.last() == {"does": "published", "branch": branch, "commit": refs(repo)[f"refs/heads/{branch}"]}
     assert await noted.trees.clean_up(tree)
@@ -147,7 +147,7 @@ async def test_a_tree_without_a_repository_is_put_by_and_its_work_noted_as_lying
     assert await noted.trees.publish(tree, "a" * 40) is None
     assert await noted.trees.clean_up(tree)
     assert noted.all() == ["made", "pushed"], "nothing of it was deleted"
-    assert [(path / "new.txt").read_text() for path in noted.trees.finished()] == ["work\n"]
+    assert [(path / "tree" / "new.txt").read_text() for path in noted.trees.finished()] == ["work\n"]
 
 
 # -- a factory that deletes what is not saved --
