@@ -1,0 +1,371 @@
+"""What a term makes is pushed and comes back, wherever git keeps it, or is named and its tree kept. Real git."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from factory.git.run import GitError
+from factory.ports import Saved, WorkspaceError, Worktree
+from factory.workspace import bundles
+from factory.workspace.workspaces import Workspaces
+from tests.support.terms import git, make_repo, refs
+from tests.support.trees import commit, files_of, has, of_repo, resumed, saved, write
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    return make_repo(tmp_path / "repos" / "app", {"README.md": "hello\n", ".gitignore": "*.log\nignored/\n"})
+
+
+@pytest.fixture
+def spaces(tmp_path: Path) -> Workspaces:
+    return Workspaces(tmp_path / "one", {})
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Workspaces:
+    return Workspaces(tmp_path / "two", {})
+
+
+async def test_branches_tags_stashes_and_worktrees_beside_head_are_saved_and_come_back(
+    spaces: Workspaces, elsewhere: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "checkout", "--quiet", "-b", "side")
+    side = commit(tree.path, "beside", name="side.txt")
+    git(tree.path, "checkout", "--quiet", "fleet/job1/1")
+    git(tree.path, "tag", "--annotate", "v9", "--message", "a tag of the job's", "side")
+    tagged = git(tree.path, "rev-parse", "v9")
+    for text in ("first\n", "second\n"):
+        write(tree, "README.md", text)
+        git(tree.path, "stash", "push", "--quiet", "--message", f"the {text.strip()} stash")
+    git(tree.path, "worktree", "add", "--quiet", "--detach", str(tree.path / "ignored" / "helper"))
+    write(tree, "ignored/helper/draft.txt", "not committed\n")
+    git(tree.path, "worktree", "add", "--quiet", "-b", "outer", str(tmp_path / "outer"))
+    (tmp_path / "outer" / "outer.txt").write_text("not committed either\n")
+    assert not await spaces.is_saved(tree), "HEAD and the files did not move, and yet there is something new"
+    done = await saved(spaces, tree)
+    assert done.commit == tree.base
+    git(repo, "gc", "--quiet", "--prune=now")
+    assert await spaces.clean_up(tree)
+    assert (tmp_path / "outer" / "outer.txt").exists(), "what lies outside of the tree is not ours to remove"
+    again = await elsewhere.prepare(resumed(repo, 2, done))
+    assert git(again.path, "rev-parse", "side", "v9") == f"{side}\n{tagged}"
+    assert [line.partition(": ")[2] for line in git(again.path, "stash", "list").splitlines()] == [
+        "On fleet/job1/1: the second stash",
+        "On fleet/job1/1: the first stash",
+    ]
+    assert git(again.path, "show", "resumed/worktrees/helper:draft.txt") == "not committed"
+    assert git(again.path, "show", "resumed/worktrees/outer:outer.txt") == "not committed either"
+    assert await elsewhere.save(again, "nothing new") is None
+    third = await spaces.prepare(resumed(repo, 3, await _with_a_file(elsewhere, again)))
+    assert git(third.path, "rev-parse", "side", "v9") == f"{side}\n{tagged}", "also over a second term"
+
+
+async def _with_a_file(spaces: Workspaces, tree: Worktree) -> Saved:
+    write(tree, "more.txt")
+    return await saved(spaces, tree)
+
+
+async def test_a_resumed_term_has_the_same_head_and_the_same_uncommitted_work(
+    spaces: Workspaces, elsewhere: Workspaces, repo: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    head = commit(tree.path, "the engine's own words")
+    write(tree, "draft.txt", "not committed\n")
+    done = await saved(spaces, tree)
+    again = await elsewhere.prepare(resumed(repo, 2, done))
+    assert git(again.path, "rev-parse", "HEAD") == head
+    assert git(again.path, "symbolic-ref", "HEAD") == "refs/heads/fleet/job1/2"
+    assert git(again.path, "status", "--porcelain") == "A  draft.txt"
+    git(again.path, "commit", "--quiet", "--message", "the rest")
+    last = await saved(elsewhere, again)
+    assert await elsewhere.publish(again, last.commit) == "fleet/job1/2"
+    said = git(repo, "log", "--format=%s", "fleet/job1/2").splitlines()
+    assert said[:2] == ["the rest", "the engine's own words"], "no checkpoint is in the history"
+    assert not [line for line in said if "checkpoint" in line]
+
+
+async def test_submodules_also_nested_and_relative_are_there_and_their_work_is_saved(
+    spaces: Workspaces, elsewhere: Workspaces, tmp_path: Path
+) -> None:
+    allow = ("-c", "protocol.file.allow=always")
+    repos = tmp_path / "repos"
+    inner = make_repo(repos / "inner")
+    outer = make_repo(repos / "outer")
+    git(outer, *allow, "submodule", "--quiet", "add", "../inner", "deep/inner")
+    git(outer, "commit", "--quiet", "--message", "with inner")
+    app = make_repo(repos / "app")
+    git(app, *allow, "submodule", "--quiet", "add", "--name", "odd name", "../outer", "lib/outer")
+    git(app, "commit", "--quiet", "--message", "with outer")
+    tree = await spaces.prepare(of_repo(app))
+    deepest = tree.path / "lib" / "outer" / "deep" / "inner"
+    assert (deepest / "README.md").exists()
+    assert git(tree.path, "status", "--porcelain") == ""
+    git(deepest, "checkout", "--quiet", "-b", "topic")
+    made = commit(deepest, "deep", name="deep.txt")
+    (deepest / "dirt.txt").write_text("not committed\n")
+    done = await saved(spaces, tree)
+    assert await spaces.clean_up(tree)
+    assert made not in git(inner, "rev-list", "--all").split(), "it goes to its own remote when the job ships"
+    again = await elsewhere.prepare(resumed(app, 2, done))
+    deepest = again.path / "lib" / "outer" / "deep" / "inner"
+    assert git(deepest, "rev-parse", "HEAD") == made
+    assert git(deepest, "symbolic-ref", "--short", "HEAD") == "topic"
+    assert git(deepest, "status", "--porcelain") == "A  dirt.txt"
+
+
+async def test_a_submodules_commits_go_to_its_remote_when_the_job_ships_or_nothing_is_shipped(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    library = make_repo(tmp_path / "repos" / "library")
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "../library", "lib")
+    git(repo, "commit", "--quiet", "--message", "with a submodule")
+    tree = await spaces.prepare(of_repo(repo))
+    made = commit(tree.path / "lib", name="lib.txt")
+    done = await saved(spaces, tree)
+    assert "refs/heads/fleet/job1/1" not in refs(library)
+    hook = library / ".git" / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\necho 'no pushes on Fridays' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    with pytest.raises(GitError, match=r"(?s)not shipped: lib is at .*no pushes on Fridays"):
+        await spaces.publish(tree, done.commit)
+    assert "refs/heads/fleet/job1/1" not in refs(repo)
+    hook.unlink()
+    assert await spaces.publish(tree, done.commit) == "fleet/job1/1"
+    assert refs(library)["refs/heads/fleet/job1/1"] == made
+
+
+async def test_a_submodule_whose_commit_is_nowhere_is_named(spaces: Workspaces, repo: Path, tmp_path: Path) -> None:
+    library = make_repo(tmp_path / "repos" / "library")
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "../library", "lib")
+    lost = commit(repo / "lib", name="never-pushed.txt")
+    git(repo, "add", "lib")
+    git(repo, "commit", "--quiet", "--message", "a commit that only this clone has")
+    with pytest.raises(WorkspaceError, match=f"submodule lib: {library} has no commit {lost[:12]}") as refused:
+        await spaces.prepare(of_repo(repo))
+    assert refused.value.fault == "manifest"
+
+
+async def test_a_repository_without_a_remote_is_saved_up_to_a_bound_and_named_beyond(
+    spaces: Workspaces, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    inside = make_repo(tree.path / "inside")
+    commit(inside, name="big.bin", text=os.urandom(200_000).hex())
+    monkeypatch.setattr(bundles, "BUNDLE_BYTES_MAX", 100_000)
+    done = await saved(spaces, tree)
+    assert "inside/big.bin" in files_of(repo, done.commit), "its files are saved all the same"
+    assert "the history of the repository inside is not saved" in tree.notes[0]
+    assert not await spaces.clean_up(tree)
+
+
+NAMES = {
+    "latin-1": b"caf\xe9.txt",
+    "a dash": b"-rf",
+    "a newline": b"two\nlines",
+    "a colon": b":(top)x",
+    "quotes": b'it\'s "q"',
+    "a leading space": b" x ",
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+async def test_a_file_of_any_name_is_saved_and_comes_back(
+    spaces: Workspaces, elsewhere: Workspaces, repo: Path, kind: str
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    name = os.fsdecode(NAMES[kind])
+    write(tree, name, "plain\n")
+    write(tree, f"ignored/{name}", "forced\n")
+    git(tree.path, "add", "--force", "--", f"ignored/{name}")
+    inside = make_repo(tree.path / f"repo {name}")
+    (inside / name).write_text("inside\n")
+    again = await elsewhere.prepare(resumed(repo, 2, await saved(spaces, tree)))
+    assert (again.path / name).read_text() == "plain\n"
+    assert (again.path / "ignored" / name).read_text() == "forced\n"
+    assert (again.path / f"repo {name}" / name).read_text() == "inside\n"
+
+
+async def test_what_was_hidden_is_not_published_and_what_was_forced_is(spaces: Workspaces, repo: Path) -> None:
+    for name in ("settings.ini", "assumed.ini"):
+        commit(repo, name=name, text="from upstream\n")
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "update-index", "--skip-worktree", "settings.ini")
+    git(tree.path, "update-index", "--assume-unchanged", "assumed.ini")
+    write(tree, "settings.ini", "password = hunter2\n")
+    write(tree, "assumed.ini", "password = hunter2\n")
+    write(tree, "noise.log", "password = hunter2\n")
+    with (tree.path / ".git" / "info" / "exclude").open("a") as file:
+        file.write("mine.txt\n")
+    write(tree, "mine.txt", "password = hunter2\n")
+    write(tree, "wanted.log", "forced\n")
+    git(tree.path, "add", "--force", "wanted.log")
+    write(tree, "meant.txt", "intended\n")
+    git(tree.path, "add", "--intent-to-add", "meant.txt")
+    done = await saved(spaces, tree)
+    assert files_of(repo, done.commit) >= {"wanted.log", "meant.txt"}
+    assert not {"noise.log", "mine.txt"} & files_of(repo, done.commit)
+    everything = git(repo, "cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)")
+    blobs = [line.split()[0] for line in everything.splitlines() if line.endswith("blob")]
+    assert not [blob for blob in blobs if "hunter2" in git(repo, "cat-file", "blob", blob)]
+
+
+async def test_a_mode_alone_is_work(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    (tree.path / "README.md").chmod(0o755)
+    done = await saved(spaces, tree)
+    assert git(repo, "ls-tree", done.commit, "README.md").startswith("100755")
+
+
+async def test_a_sparse_checkout_deletes_nothing(spaces: Workspaces, repo: Path) -> None:
+    commit(repo, name="far/away.txt")
+    commit(repo, name="near/here.txt")
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "sparse-checkout", "set", "near")
+    assert not (tree.path / "far").exists()
+    write(tree, "near/new.txt")
+    done = await saved(spaces, tree)
+    assert files_of(repo, done.commit) >= {"far/away.txt", "near/here.txt", "near/new.txt"}
+
+
+def lock_index(tree: Worktree) -> None:
+    (tree.path / ".git" / "index.lock").touch()
+    (tree.path / ".git" / "HEAD.lock").touch()
+
+
+def damage_index(tree: Worktree) -> None:
+    (tree.path / ".git" / "index").write_bytes(b"DIRC" + os.urandom(100))
+
+
+def remove_index(tree: Worktree) -> None:
+    (tree.path / ".git" / "index").unlink()
+
+
+def split_index(tree: Worktree) -> None:
+    git(tree.path, "update-index", "--split-index")
+    git(tree.path, "add", "new.txt")
+
+
+def break_config(tree: Worktree) -> None:
+    (tree.path / ".git" / "config").write_text("[this is\nno configuration")
+
+
+def remove_vault(tree: Worktree) -> None:
+    shutil.rmtree(tree.path.parent / "vault.git")
+
+
+def init_again(tree: Worktree) -> None:
+    shutil.rmtree(tree.path / ".git")
+    git(tree.path, "init", "--quiet")
+
+
+LEFT: dict[str, Callable[[Worktree], None]] = {
+    "locks": lock_index,
+    "a damaged index": damage_index,
+    "no index": remove_index,
+    "a split index": split_index,
+    "a broken config": break_config,
+    "no vault": remove_vault,
+    "a new repository": init_again,
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+async def test_work_is_saved_whatever_state_its_repository_is_in(spaces: Workspaces, repo: Path, left: str) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    write(tree, "first.txt")
+    await saved(spaces, tree)
+    write(tree)
+    LEFT[left](tree)
+    done = await saved(spaces, tree)
+    assert files_of(repo, done.commit) == {"README.md", ".gitignore", "first.txt", "new.txt"}
+    assert await spaces.publish(tree, done.commit) == "fleet/job1/1"
+    said = " ".join(tree.notes)
+    assert ("made its folder a new repository" in said) == (left == "a new repository")
+
+
+async def test_an_engines_gc_takes_nothing_that_was_saved_and_hinders_no_later_save(
+    spaces: Workspaces, repo: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "checkout", "--quiet", "-b", "doomed")
+    doomed = commit(tree.path, name="doomed.txt")
+    git(tree.path, "checkout", "--quiet", "fleet/job1/1")
+    write(tree, "staged.txt")
+    git(tree.path, "add", "staged.txt")
+    await saved(spaces, tree)
+    git(tree.path, "branch", "-D", "doomed")
+    git(tree.path, "reset", "--quiet")
+    git(tree.path, "reflog", "expire", "--expire=now", "--all")
+    git(tree.path, "gc", "--quiet", "--prune=now")
+    write(tree, "later.txt")
+    done = await saved(spaces, tree)
+    assert files_of(repo, done.commit) >= {"staged.txt", "later.txt"}
+    assert has(repo, doomed), "an earlier checkpoint stays reachable"
+
+
+async def test_the_servers_reason_is_told_and_the_checkpoint_is_there(spaces: Workspaces, repo: Path) -> None:
+    hook = repo / ".git" / "hooks" / "pre-receive"
+    hook.write_text(
+        "#!/bin/sh\nwhile read old new ref; do case $ref in refs/heads/*) "
+        "echo 'GF01: branches are closed' >&2; exit 1;; esac; done\n"
+    )
+    hook.chmod(0o755)
+    tree = await spaces.prepare(of_repo(repo))
+    write(tree)
+    done = await saved(spaces, tree)
+    with pytest.raises(GitError, match="GF01: branches are closed"):
+        await spaces.publish(tree, done.commit)
+    assert has(repo, done.commit)
+    hook.unlink()
+    assert await spaces.publish(tree, done.commit) == "fleet/job1/1"
+
+
+async def test_what_comes_after_the_engine_is_no_work_of_the_term(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    write(tree)
+    done = await saved(spaces, tree)
+    assert await spaces.settle(tree)
+    write(tree, "report.xml", "of verify\n")
+    write(tree, "README.md", "formatted by verify\n")
+    assert await spaces.changed_since(tree, done.commit) == ["README.md"]
+    assert await spaces.clean_up(tree)
+    assert "report.xml" not in files_of(repo, refs(repo)["refs/gigafactory/job1/1"])
+
+
+async def test_a_read_only_folder_is_removed_like_any_other(spaces: Workspaces, repo: Path, tmp_path: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    write(tree, "ignored/cache/module.py")
+    (tree.path / "ignored" / "link").symlink_to("/etc")
+    (tree.path / "ignored" / "cache").chmod(0o500)
+    (tree.path / "ignored").chmod(0o500)
+    assert await spaces.clean_up(tree)
+    for _ in range(500):
+        if not list((tmp_path / "one" / "trees").rglob("*")):
+            break
+        await asyncio.sleep(0.01)
+    assert not list((tmp_path / "one" / "trees").rglob("*"))
+    assert os.listdir("/etc")
+
+
+async def test_a_tree_in_quarantine_is_complete_by_itself(spaces: Workspaces, repo: Path, tmp_path: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    made = commit(tree.path)
+    git(tree.path, "worktree", "add", "--quiet", "--detach", str(tree.path / "ignored" / "helper"))
+    write(tree, "ignored/helper/draft.txt")
+    kept = await spaces.quarantine(tree)
+    assert kept is not None
+    shutil.rmtree(tmp_path / "one" / "cache")
+    assert git(kept, "fsck", "--strict") == ""
+    assert git(kept / "ignored" / "helper", "status", "--porcelain") == "?? draft.txt"
+    git(kept, "push", "--quiet", "origin", "HEAD:refs/heads/rescued")
+    assert refs(repo)["refs/heads/rescued"] == made
