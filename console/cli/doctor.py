@@ -77,8 +77,8 @@ def accepted(target: Target) -> Finding:
 
 def kept_trees(home: Path = HOME) -> list[Finding]:
     """Work of fenced or broken terms, kept for a person to look at."""
-    trees = sorted(home.glob("factories/*/work/quarantine/*/*"))
-    return [Finding("quarantine", None, f"{path}: look at it, then remove it") for path in trees]
+    folders = sorted(home.glob("factories/*/work/quarantine/*/*"))
+    return [Finding("quarantine", None, f"{path}: look at its tree, then remove it") for path in folders]
 
 
 def capabilities(target: Target | None, home: Path = HOME) -> list[Finding]:

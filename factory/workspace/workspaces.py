@@ -102,7 +102,8 @@ class Workspaces:
     async def diff_stat(self, tree: Worktree, commit: str) -> dict[str, int]:
         """files, insertions and deletions since the term began."""
         total = {"files": 0, "insertions": 0, "deletions": 0}
-        for line in (await _of(tree).in_vault("diff", "--numstat", tree.base, commit)).splitlines():
+        argv = ("diff", "--numstat", "--no-ext-diff", "--no-textconv", tree.base, commit)
+        for line in (await _of(tree).in_vault(*argv)).splitlines():
             added, removed, _ = line.split("\t", 2)
             total["files"] += 1
             total["insertions"] += int(added) if added.isdigit() else 0

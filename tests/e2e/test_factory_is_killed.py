@@ -68,6 +68,6 @@ def test_the_killed_factory_starts_again_in_a_new_session_and_its_tree_is_kept(t
         fleet.until_stage(job_id, "shipped")
         assert fleet.ends(job_id)[0] == ("reaped", 1)
         assert fleet.saw("done") == ["1", "2", "3", "4", "5", "6"]
-        kept = fleet.quarantine("f1") / job_id / "1"
+        kept = fleet.quarantine("f1") / job_id / "1" / "tree"
         assert (kept / "steps" / "3").exists()
         assert (fleet.data / "factories" / "f1" / "session-number").read_text() == "2\n"

@@ -79,7 +79,7 @@ def test_on_sigterm_a_job_that_ends_within_the_grace_is_finished_and_nothing_new
         assert fleet.until_stage(job_id, "shipped")["lastFactoryId"] == "f1"
         assert fleet.job(waiting)["attempt"] == 0
         work = fleet.data / "factories" / "f1" / "work"
-        assert not list(work.glob("worktrees/*/*"))
+        assert not list(work.glob("trees/*/*"))
         assert not list(work.glob("quarantine/*/*")), "a tree that is pushed whole is not kept"
 
 
@@ -126,7 +126,7 @@ def test_a_newer_session_of_the_same_factory_fences_the_older_whose_engine_dies_
         assert (job["leaseEpoch"], job["attempt"]) == (2, 2)
         assert fleet.ends(job_id) == [("reaped", 1), ("reported", 2)]
         assert "asked" not in fleet.saw("seen"), "a fenced engine is killed, not asked"
-        assert (fleet.quarantine("f1") / job_id / "1" / "saved").exists()
+        assert (fleet.quarantine("f1") / job_id / "1" / "tree" / "saved").exists()
         assert newer.poll() is None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import psutil
@@ -12,6 +11,7 @@ import pytest
 from factory.git.environment import factory_env
 from factory.git.run import GitError, git, run
 from factory.git.urls import reach_of, without_passwords
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -30,15 +30,14 @@ def living(tmp_path: Path) -> list[int]:
     return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
 
 
-async def started(tmp_path: Path) -> None:
-    for name in ("pid", "pid.top"):
-        while not ((tmp_path / name).exists() and (tmp_path / name).read_text().endswith("\n")):
-            await asyncio.sleep(0.01)
+def is_started(tmp_path: Path) -> bool:
+    notes = [tmp_path / name for name in ("pid", "pid.top")]
+    return all(note.exists() and note.read_text().endswith("\n") for note in notes)
 
 
 async def test_a_cancelled_call_leaves_nothing_running(tmp_path: Path) -> None:
     running = asyncio.create_task(run(script(tmp_path, "sleep 600"), cwd=tmp_path, env=factory_env()))
-    await asyncio.wait_for(started(tmp_path), 30)
+    await eventually(lambda: is_started(tmp_path))
     assert len(living(tmp_path)) == 2
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -62,7 +61,7 @@ async def test_what_outlives_a_call_that_ended_well_delays_nothing(tmp_path: Pat
     """Such as a cache of credentials: it is the machine's."""
     said = await asyncio.wait_for(run(script(tmp_path, "echo done"), cwd=tmp_path, env=factory_env()), 30)
     assert said == b"done\n"
-    await asyncio.wait_for(started(tmp_path), 30)
+    await eventually(lambda: is_started(tmp_path))
     for pid in living(tmp_path):
         psutil.Process(pid).kill()
 
@@ -74,9 +73,7 @@ async def test_an_error_is_told_whole_and_without_hints_and_passwords(tmp_path: 
     )
     with pytest.raises(GitError) as error:
         await run(["sh", "-c", says], cwd=tmp_path, env=factory_env())
-    assert str(error.value) == "sh -c: remote: no entry for you\nfatal: unable to access https://host/x: 401".replace(
-        "sh -c", "sh"
-    ) or "remote: no entry for you\nfatal: unable to access https://host/x: 401" in str(error.value)
+    assert "remote: no entry for you\nfatal: unable to access https://host/x: 401" in str(error.value)
     assert "hunter2" not in str(error.value)
     assert "hint" not in str(error.value)
 
@@ -138,7 +135,3 @@ async def test_git_is_answered_with_the_password_of_the_url(tmp_path: Path) -> N
             await git(tmp_path, "ls-remote", reach.url, env=reach.env)
     assert any(b"Authorization: Basic YW5uOmh1bnRlcjI=" in one for one in asked)
     assert "hunter2" not in str(error.value)
-
-
-def test_names_that_are_no_utf8_survive(tmp_path: Path) -> None:
-    assert os.fsencode(asyncio.run(git(tmp_path, "config", "--get", "x.y", ok=(0, 1)))) == b""
