@@ -35,7 +35,8 @@ class _Running:
 
 
 class HeldTerms:
-    """`freed` is announced whenever a seat becomes free. `idle_limit_s`: silence after which an engine is stalled."""
+    """`freed` is announced whenever a seat becomes free. `idle_limit_s`: silence after which an engine is stalled,
+    None for none."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class HeldTerms:
         asks: Asks,
         make_term: MakeTerm,
         *,
-        idle_limit_s: float,
+        idle_limit_s: float | None,
     ) -> None:
         self.freed = Signal()
         self._session = session

@@ -60,7 +60,7 @@ class Parts:
     terms: Path
     takeover: bool = False
     checkpoint_every_s: float = 60.0
-    idle_limit_s: float = 600.0
+    idle_limit_s: float | None = None
     drain_grace_s: float = 30.0
     long_poll_s: float = 20.0
 

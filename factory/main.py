@@ -69,7 +69,7 @@ class Settings:
     rest_timeout_s: float = Timers.rest_timeout_s
     long_poll_s: float = Timers.long_poll_s
     checkpoint_every_s: float = Timers.checkpoint_every_s
-    idle_limit_s: float = Timers.idle_limit_s
+    idle_limit_s: float | None = None
     drain_grace_s: float = Timers.drain_grace_s
     keep_s: float = Timers.keep_s
     detect: bool = True
@@ -229,8 +229,8 @@ def main(
     long_poll: Annotated[float, typer.Option(help="Seconds that a claim over REST waits for work.")] = T.long_poll_s,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = T.checkpoint_every_s,
     idle_limit: Annotated[
-        float, typer.Option(help="Seconds of silence after which an engine is stalled.")
-    ] = T.idle_limit_s,
+        float | None, typer.Option(min=1, help="Seconds of silence after which a job is ended; without it, none.")
+    ] = None,
     drain_grace: Annotated[float, typer.Option(help="Seconds that running jobs get after SIGTERM.")] = T.drain_grace_s,
     keep_days: Annotated[float, typer.Option(min=0, help="Days that finished trees and term folders are kept.")] = 7.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",

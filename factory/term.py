@@ -368,7 +368,7 @@ class Term:
             checkpoint = await work.save_last("work so far") or checkpoint
         outcome = OUTCOME_OF[cut]
         commit = work.last.commit if work is not None and work.last is not None else None
-        summary = "\n".join([*(work.tree.notes if work is not None else ()), f"ended early: {cut}"])
+        summary = "\n".join([*(work.tree.notes if work is not None else ()), self.state.why_ended(cut)])
         result = Result(outcome=outcome, summary=summary, commit=commit)
         return TermEnd(result, release=outcome in RELEASED, checkpoint=checkpoint)
 

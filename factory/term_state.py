@@ -36,11 +36,11 @@ OUTCOME_OF: dict[EndReason, Outcome] = {
 
 @dataclass
 class TermState:
-    """Times are seconds on the clock since boot. `idle_limit_s`: without output for so long, it is stalled."""
+    """Times are seconds on the clock since boot. `idle_limit_s`: the factory's own, None for none."""
 
     grant: Grant
     trust: TrustWindow
-    idle_limit_s: float
+    idle_limit_s: float | None
     engine_since_s: float | None = None
     progress_s: float | None = None
     stop: StopOrder | None = None
@@ -101,7 +101,7 @@ class TermState:
             return EndReason.DRAIN
         if self.engine_since_s is not None and now_s >= self.engine_since_s + self.grant.timeout_s:
             return EndReason.TIMEOUT
-        if self.progress_s is not None and now_s >= self.progress_s + self.idle_limit_s:
+        if self._stalls_s is not None and now_s >= self._stalls_s:
             return EndReason.STALLED
         return None
 
@@ -112,9 +112,27 @@ class TermState:
             times.append(self.drain_by_s)
         if self.engine_since_s is not None:
             times.append(self.engine_since_s + self.grant.timeout_s)
-        if self.progress_s is not None:
-            times.append(self.progress_s + self.idle_limit_s)
+        if self._stalls_s is not None:
+            times.append(self._stalls_s)
         return min(times)
+
+    @property
+    def idle_limit(self) -> tuple[float, str] | None:
+        """The shortest, and where it is set."""
+        limits = [(self.grant.idle_s, "idle of the manifest"), (self.idle_limit_s, "--idle-limit of the factory")]
+        return min(((limit_s, where) for limit_s, where in limits if limit_s is not None), default=None)
+
+    @property
+    def _stalls_s(self) -> float | None:
+        return None if self.progress_s is None or self.idle_limit is None else self.progress_s + self.idle_limit[0]
+
+    def why_ended(self, reason: EndReason) -> str:
+        """In a sentence that names the limit, where one was reached."""
+        if reason is EndReason.TIMEOUT:
+            return f"ended early: it ran for {self.grant.timeout_s:g} s, which is the timeout of the manifest"
+        if reason is EndReason.STALLED and self.idle_limit is not None:
+            return f"ended early: it printed nothing for {self.idle_limit[0]:g} s, which is the {self.idle_limit[1]}"
+        return f"ended early: {reason}"
 
     def next_checkpoint(self) -> int:
         self.checkpoint_number += 1

@@ -38,7 +38,6 @@ class Timers:
     request_waits_s: float = 0.25  # of a request in a coordinator's queue: begun later, it is answered to nobody
     rest_timeout_s: float = 5.0
     checkpoint_every_s: float = 60.0
-    idle_limit_s: float = 600.0
     drain_grace_s: float = 30.0
     keep_s: float = 7 * 24 * 3600.0  # what finished terms left on a factory's disk
     quota_gate_s: float = 15 * 60.0  # where nobody knows when a credential is good again

@@ -15,7 +15,7 @@ import yaml
 
 from schemas.errors import ErrorCode, FleetError
 from schemas.ids import KEY_LENGTH_MAX, check_name
-from schemas.work import Budget, Engine, Priority, Request, Retries
+from schemas.work import TIMEOUT_DEFAULT_S, Budget, Engine, Priority, Request, Retries
 
 MANIFEST_BYTES_MAX = 256 * 1024
 BODY_INLINE_MAX = 16 * 1024
@@ -30,7 +30,10 @@ TIMEOUT_MAX_S = 7 * 24 * 3600.0
 YES, NO = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
 UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _duration = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])")
-_fence = re.compile(r"\A---[ \t]*\r?\n(.*?)(?<![^\n])---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_reaches = re.compile(r"[a-z][a-z0-9+.-]*://|/|[A-Za-z]:[\\/]|[^/~.\s-][^/\s]*:")
+_fence = re.compile(
+    r"\A\ufeff?---[ \t]*(?:#[^\r\n]*)?\r?\n(.*?)(?<![^\n])---[ \t]*(?:#[^\r\n]*)?(?:\r?\n|\Z)", re.DOTALL
+)
 
 
 class Manifest(Request):
@@ -178,7 +181,7 @@ def duration_s(text: str) -> float:
 def _front_matter(text: str) -> tuple[yaml.MappingNode, str, str]:
     match = _fence.match(text)
     if not match:
-        opened = text.startswith("---")
+        opened = text.removeprefix("\ufeff").startswith("---")
         raise ManifestError(
             1,
             None,
@@ -218,6 +221,14 @@ def _check_key(value: str) -> str:
     return value
 
 
+def _check_repo(value: str) -> str:
+    """What means another thing on each machine, or nothing, is a mistake that can be seen here."""
+    if not _reaches.match(value):
+        raise ValueError
+    return value
+
+
+REPO_ALLOWED = "a URL, host:path, or a path that begins with /: what means the same on each machine"
 NAME_ALLOWED = "a name of a-z, 0-9, _ and -, at most 32 characters, not 'any'"
 
 
@@ -245,7 +256,7 @@ _READERS: dict[str, tuple[str, Callable[[_Value], Any]]] = {
     "product": ("product", lambda v: v.checked(check_name, NAME_ALLOWED)),
     "title": ("title", lambda v: v.text()[:TITLE_LENGTH_MAX]),
     "cwd": ("cwd", lambda v: v.text()),
-    "repo": ("repo", lambda v: v.text()),
+    "repo": ("repo", lambda v: v.checked(_check_repo, REPO_ALLOWED)),
     "ref": ("ref", lambda v: v.text()),
     "profile": ("profile", lambda v: v.text()),
     "capabilities": ("capabilities", lambda v: tuple(i.checked(check_name, NAME_ALLOWED) for i in v.items())),
@@ -254,6 +265,7 @@ _READERS: dict[str, tuple[str, Callable[[_Value], Any]]] = {
     "depsMode": ("deps_mode", lambda v: v.one_of("all", "any")),
     "lock": ("lock", lambda v: v.checked(check_name, NAME_ALLOWED)),
     "timeout": ("timeout_s", lambda v: v.duration_s()),
+    "idle": ("idle_s", lambda v: v.duration_s()),
     "budget": ("budget", _budget),
     "retries": ("retries", _retries),
     "verify": ("verify", lambda v: tuple(i.text("a shell command") for i in v.items())),
@@ -265,6 +277,13 @@ _READERS: dict[str, tuple[str, Callable[[_Value], Any]]] = {
         lambda v: v.checked(_check_key, f"a text of 1 to {KEY_LENGTH_MAX} characters"),
     ),
 }
+
+
+def _check_idle(values: dict[str, _Value], parsed: dict[str, Any]) -> None:
+    timeout_s = parsed.get("timeout_s", TIMEOUT_DEFAULT_S)
+    if parsed.get("idle_s", 0.0) > timeout_s:
+        allowed = f"at most the timeout, which is {timeout_s:g} s"
+        raise ManifestError(values["idle"].line, "idle", f"{parsed['idle_s']:g} s", allowed)
 
 
 def parse_manifest(raw: bytes) -> Manifest:
@@ -291,6 +310,7 @@ def parse_manifest(raw: bytes) -> Manifest:
     if "ref" in values and "repo" not in values:
         raise ManifestError(values["ref"].line, "ref", "a ref without a repo", "ref only beside repo")
     verified = bool(parsed.get("verify"))
+    _check_idle(values, parsed)
     parsed.setdefault("review", 0 if verified else 1)
     parsed.setdefault("ship", "auto" if verified and not parsed["review"] else "manual")
     parsed.setdefault("title", _title(body))

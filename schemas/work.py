@@ -67,6 +67,7 @@ class WorkOrder(Schema):
     ref: str | None = None
     verify: tuple[str, ...] = ()
     timeout_s: float = TIMEOUT_DEFAULT_S
+    idle_s: float | None = None  # without output for so long, a program of the term is ended
     budget: Budget = Budget()
     yolo: bool = False
 

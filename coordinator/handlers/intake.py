@@ -17,6 +17,8 @@ from schemas.guards import LedgerGuard
 from schemas.ids import LEDGER_ID, JobKey, body_id, job_id_for
 from schemas.job import Job
 from schemas.manifest import BODY_INLINE_MAX, Manifest, parse_manifest
+from schemas.shell_blocks import OpenBlock, shell_blocks
+from schemas.work import Engine
 
 BATCH_MAX = 100
 
@@ -61,6 +63,7 @@ def placed(
 ) -> tuple[Manifest, JobKey, str, tuple[str, ...]]:
     """The parsed manifest, where it goes, its key and warnings. `only_product`: the token's, where it has one."""
     manifest = parse_manifest(submission.raw)
+    check_can_run(manifest)
     product_id = _agreed("product", submission.product_id, manifest.product) or only_product
     if product_id is None:
         raise FleetError(
@@ -126,6 +129,19 @@ async def submit_batch(
             answers[index] = await _submit_item(ctx, items[index], [answers[dep] for dep in needs[index]], actor)
         pending = [index for index in pending if index not in answers]
     return [answers[index] for index in range(len(submissions))]
+
+
+def check_can_run(manifest: Manifest) -> None:
+    """What can be seen before any machine has it. Raises invalid_manifest."""
+    if manifest.engine is not Engine.SHELL:
+        return
+    try:
+        blocks = shell_blocks(manifest.body)
+    except OpenBlock as error:
+        raise FleetError(ErrorCode.INVALID_MANIFEST, str(error), key="engine") from error
+    if not blocks:
+        sentence = "engine: shell runs the ```sh and ```bash blocks of the body, and the body has none"
+        raise FleetError(ErrorCode.INVALID_MANIFEST, sentence, key="engine")
 
 
 def _within(item: tuple[Manifest, JobKey, str, tuple[str, ...]], of_job: dict[JobKey, int]) -> list[int]:

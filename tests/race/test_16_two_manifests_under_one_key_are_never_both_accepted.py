@@ -10,12 +10,12 @@ from coordinator.store.memory import MemoryStore
 from schemas.errors import ErrorCode, FleetError
 from schemas.job import Job
 from tests.support.faulty import FaultyStore, after, answer_lost
-from tests.support.fleet import PRODUCT, coordinator, events_of, job_now, manifest
+from tests.support.fleet import PRODUCT, SHELL_BLOCK, coordinator, events_of, job_now, manifest
 from tests.support.virtual import in_virtual_time
 
 
 async def submit(ctx: Context, body: str) -> intake.Submitted:
-    return await intake.submit(ctx, intake.Submission(manifest(body), PRODUCT, "k1"), "operator:ann")
+    return await intake.submit(ctx, intake.Submission(manifest(body + SHELL_BLOCK), PRODUCT, "k1"), "operator:ann")
 
 
 def meanwhile_elsewhere(store: FaultyStore, body: str) -> list[Job]:
@@ -39,7 +39,7 @@ async def test_the_one_that_came_second_is_told_of_the_conflict_and_the_first_st
         await submit(ctx, "the second\n")
     assert refused.value.code is ErrorCode.CONFLICT
     (first,) = jobs
-    assert (await job_now(ctx, first)).body_md == "the first\n"
+    assert (await job_now(ctx, first)).body_md == f"the first\n{SHELL_BLOCK}"
     assert [event.type for event in await events_of(ctx, first)] == ["submitted"]
 
 

@@ -75,7 +75,11 @@ def coordinator(store: Store | None = None, **parts: Any) -> Context:
     return assembled_coordinator(store, **parts).ctx
 
 
-def manifest(body: str = "do it\n", **keys: Any) -> bytes:
+SHELL_BLOCK = "```sh\ntrue\n```\n"  # what a body needs at least, for the shell
+BODY = f"do it\n{SHELL_BLOCK}"
+
+
+def manifest(body: str = BODY, **keys: Any) -> bytes:
     front = {"engine": "shell", **keys}
     lines = "".join(f"{name}: {value}\n" for name, value in front.items())
     return f"---\n{lines}---\n{body}".encode()

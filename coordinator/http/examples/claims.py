@@ -20,6 +20,7 @@ GRANT = {
     "repo": "https://git.example/shop.git",
     "verify": ["make test"],
     "timeoutS": 3600.0,
+    "idleS": None,
     "term": TERM_TIMES,
 }
 CLAIM_ANSWER = {"v": 1, "grants": [GRANT], "reason": None}

@@ -55,6 +55,7 @@ JOB: Doc = {
     "priority": "normal",
     "lock": None,
     "timeoutS": 3600.0,
+    "idleS": None,
     "budget": {"usd": None, "tokens": None, "wallS": None},
     "retries": {"max": 2, "used": 0, "backoffS": 30.0},
     "stage": "queued",

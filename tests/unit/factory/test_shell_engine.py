@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from factory.engines.port import EngineRefusal
-from factory.engines.shell import ShellEngine, shell_blocks
+from factory.engines.shell import ShellEngine
 from schemas.work import Engine
 from tests.support.terms import grant
 
@@ -34,19 +34,8 @@ def ran(body: str, scratch: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_only_shell_blocks_are_run_and_in_order(tmp_path: Path) -> None:
-    assert shell_blocks(BODY) == ["echo one\n", "echo two\n"]
     done = ran(BODY, tmp_path)
     assert (done.returncode, done.stdout) == (0, "one\ntwo\n")
-
-
-@pytest.mark.parametrize("name", ["sh", "bash", "shell", "sh  ", "sh\t"])
-def test_a_block_may_have_any_of_the_names_of_a_shell(name: str) -> None:
-    assert shell_blocks(f"```{name}\ntrue\n```\n") == ["true\n"]
-
-
-@pytest.mark.parametrize("name", ["", "shellfish", "zsh", "text", "sh title=x"])
-def test_a_block_of_another_language_is_left_alone(name: str) -> None:
-    assert shell_blocks(f"```{name}\ntrue\n```\n") == []
 
 
 def test_a_manifest_with_windows_line_ends_runs_as_any_other(tmp_path: Path) -> None:
@@ -59,14 +48,28 @@ def test_the_first_failing_command_ends_all_the_blocks(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "one\n")
 
 
-def test_fences_inside_a_line_do_not_end_a_block() -> None:
-    assert shell_blocks("```sh\necho '```' > x\n```\n") == ["echo '```' > x\n"]
-
-
-@pytest.mark.parametrize("body", ["", "Do something nice.\n", "```sh\nnever closed\n"])
+@pytest.mark.parametrize("body", ["", "Do something nice.\n"])
 def test_a_body_without_a_block_is_refused_in_a_sentence(body: str, tmp_path: Path) -> None:
     with pytest.raises(EngineRefusal, match="no ```sh block"):
         ShellEngine().command(grant(body_md=body), tmp_path)
+
+
+def test_a_block_that_is_never_closed_is_refused_by_its_line(tmp_path: Path) -> None:
+    with pytest.raises(EngineRefusal, match="begins in line 3 of the body is never closed"):
+        ShellEngine().command(grant(body_md="Text\n\n```sh\nnever closed\n"), tmp_path)
+
+
+def test_each_block_runs_under_the_shell_that_it_names(tmp_path: Path) -> None:
+    body = "```sh\nx=1\n```\n```sh\necho $x\n```\n```bash\nset -o pipefail\nfiles=(a b c)\necho ${#files[@]}\n```\n"
+    assert ran(body, tmp_path).stdout == "1\n3\n"
+    done = ran("```bash\n[[ a == b ]]\n```\n```sh\necho never\n```\n", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_a_shell_that_is_not_here_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineRefusal, match="this machine has no bash on PATH"):
+        ShellEngine().command(grant(body_md="```bash\ntrue\n```\n"), tmp_path)
 
 
 def test_text_of_any_script_reaches_the_shell_unchanged(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from schemas.ids import JobKey, body_id, job_id_for
 from schemas.job import Stage
 from schemas.manifest import BODY_INLINE_MAX
 from tests.support.faulty import FaultyStore, answer_lost, never_applied
-from tests.support.fleet import PRODUCT, FakeFactory, coordinator, events_of, job_now, manifest, submitted
+from tests.support.fleet import PRODUCT, SHELL_BLOCK, FakeFactory, coordinator, events_of, job_now, manifest, submitted
 from tests.support.virtual import in_virtual_time
 
 
@@ -81,7 +81,7 @@ async def test_of_two_submits_at_once_to_two_coordinators_one_makes_the_job_and_
 async def test_the_same_key_with_another_manifest_is_a_conflict() -> None:
     ctx = coordinator()
     first = await sent(ctx, manifest())
-    refused = await refusal(ctx, manifest(body="do something else\n"))
+    refused = await refusal(ctx, manifest(body=f"do something else\n{SHELL_BLOCK}"))
     assert (refused.code, refused.detail) == (ErrorCode.CONFLICT, {"jobId": first.job.id})
 
 
@@ -141,7 +141,9 @@ async def test_the_manifests_warnings_are_in_the_answer() -> None:
 @in_virtual_time
 async def test_a_job_is_kept_as_it_was_written() -> None:
     ctx = coordinator()
-    raw = manifest(body="do it — ütf\r\n", lock="repo", capabilities="[gpu, python, gpu]", retries=5, title="T")
+    raw = manifest(
+        body=f"do it — ütf\r\n{SHELL_BLOCK}", lock="repo", capabilities="[gpu, python, gpu]", retries=5, title="T"
+    )
     job = await job_now(ctx, (await sent(ctx, raw)).job)
     assert (job.manifest_snapshot + str(job.body_md)).encode() == raw
     assert (job.stage, job.lease_epoch, job.granted_epoch, job.seq) == (Stage.QUEUED, 1, 0, 1)
@@ -154,7 +156,8 @@ async def test_a_body_up_to_16_kib_is_in_the_job_and_a_longer_one_beside_it_and_
     ctx = coordinator()
     factory = await FakeFactory(ctx).joined()
     for number, size in enumerate((BODY_INLINE_MAX, BODY_INLINE_MAX + 1, 200 * 1024)):
-        body = "ü" * (size // 2) + "x" * (size % 2)
+        filler = size - len(SHELL_BLOCK)
+        body = SHELL_BLOCK + "ü" * (filler // 2) + "x" * (filler % 2)
         raw = manifest(body=body)
         job = await job_now(ctx, (await sent(ctx, raw, key=f"k{number}")).job)
         assert (job.body_md is None) == (size > BODY_INLINE_MAX)
@@ -167,7 +170,7 @@ async def test_the_long_body_is_written_before_the_job() -> None:
     store = FaultyStore(MemoryStore())
     store.script("commit", *[never_applied] * 12)
     ctx = coordinator(store)
-    raw = manifest(body="x" * 20_000)
+    raw = manifest(body=SHELL_BLOCK + "x" * 20_000)
     with pytest.raises(FleetError) as refused:
         await sent(ctx, raw)
     assert refused.value.code is ErrorCode.UNAVAILABLE
@@ -240,7 +243,7 @@ async def test_a_job_cannot_wait_for_itself(name: str) -> None:
 async def test_a_dep_that_names_a_document_which_is_no_job_is_unknown(name: str) -> None:
     """Guards and bodies lie in the jobs' container; a name that is theirs is a mistake of the manifest's."""
     ctx = coordinator(budgets=True)
-    job = await submitted(ctx, "first", lock="repo", body="x" * 20_000)
+    job = await submitted(ctx, "first", lock="repo", body=SHELL_BLOCK + "x" * 20_000)
     factory = await FakeFactory(ctx).joined()
     await factory.granted("r1", job)
     name = body_id(job.id, job.manifest_sha256) if name == "body" else name

@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.handlers.budgets import set_paused
 from coordinator.loops.reaper import Reaper
-from tests.support.fleet import PRODUCT, manifest
+from tests.support.fleet import BODY, PRODUCT, SHELL_BLOCK, manifest
 from tests.support.rest import BANK, SHELL, RestWorld, Stream, problem_of
 from tests.support.virtual import in_virtual_time
 
@@ -28,7 +28,7 @@ async def test_a_rest_only_client_goes_from_claim_to_report_without_a_heartbeat(
     await world.enrolled()
     job_id = await world.submitted()
     grant = await world.claimed()
-    assert (grant["jobId"], grant["leaseEpoch"], grant["bodyMd"]) == (job_id, 1, "do it\n")
+    assert (grant["jobId"], grant["leaseEpoch"], grant["bodyMd"]) == (job_id, 1, BODY)
     assert grant["term"]["leaseLeftS"] == 60
     assert grant["term"]["startWithinS"] == 30
     started = (await world.patch(job_id, world.f1, {"leaseEpoch": 1, "stage": "building"})).json()
@@ -377,5 +377,5 @@ async def test_sessions_open_by_hello_and_live_by_heartbeats(world: RestWorld) -
 @in_virtual_time
 async def test_the_whole_of_a_long_body_is_in_the_grant(world: RestWorld) -> None:
     await world.enrolled()
-    await world.submit(manifest("€" * 50_000), key="k")
-    assert (await world.claimed())["bodyMd"] == "€" * 50_000
+    await world.submit(manifest(SHELL_BLOCK + "€" * 50_000), key="k")
+    assert (await world.claimed())["bodyMd"] == SHELL_BLOCK + "€" * 50_000

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coordinator.reads import jobs as routes
-from tests.support.fleet import PRODUCT
+from tests.support.fleet import BODY, PRODUCT
 from tests.support.rest import RestWorld, problem_of
 from tests.support.virtual import in_virtual_time
 
@@ -106,7 +106,7 @@ async def test_a_row_is_without_the_manifest_and_a_job_is_with_it(world: RestWor
         assert name not in row
     job = await world.job(job_id)
     assert set(job) == set(row) | {"manifestSnapshot", "bodyMd"}
-    assert job["bodyMd"] == "do it\n"
+    assert job["bodyMd"] == BODY
 
 
 @pytest.mark.parametrize("job_id", ["nobody", "j" * 64])

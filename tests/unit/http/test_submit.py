@@ -13,7 +13,7 @@ from coordinator.store.port import StoreFull
 from schemas.ids import job_id_for
 from schemas.manifest import MANIFEST_BYTES_MAX
 from tests.support.faulty import FaultyStore, answer_lost, never_applied
-from tests.support.fleet import PRODUCT, manifest
+from tests.support.fleet import PRODUCT, SHELL_BLOCK, manifest
 from tests.support.rest import RestWorld, problem_of
 from tests.support.virtual import in_virtual_time
 
@@ -21,7 +21,7 @@ from tests.support.virtual import in_virtual_time
 @in_virtual_time
 async def test_a_manifest_is_taken_as_markdown_and_kept_verbatim(world: RestWorld) -> None:
     await world.enrolled()
-    raw = b"---\nengine: shell   # a comment\ntitle: 'A: \xc3\xa4'\n---\r\nbody\r\n"
+    raw = b"---\nengine: shell   # a comment\ntitle: 'A: \xc3\xa4'\n---\r\nbody\r\n```sh\r\ntrue\r\n```\r\n"
     answer = await world.submit(raw, key="k")
     assert answer.status_code == 201
     assert answer.json()["repeated"] is False
@@ -55,7 +55,7 @@ async def test_a_repeat_under_the_same_key_is_answered_with_the_first_job(world:
 async def test_the_same_key_for_another_manifest_is_a_conflict(world: RestWorld) -> None:
     await world.enrolled()
     job_id = await world.submitted("k")
-    problem = problem_of(await world.submit(manifest("other\n"), key="k"), 409, "conflict")
+    problem = problem_of(await world.submit(manifest(f"other\n{SHELL_BLOCK}"), key="k"), 409, "conflict")
     assert problem["extra"] == {"jobId": job_id}
 
 
@@ -127,10 +127,12 @@ async def test_a_manifest_of_300_kib_is_too_large_and_one_of_256_is_not(world: R
     problem = problem_of(await world.submit(manifest("x" * 300 * 1024), key="k"), 413, "too_large")
     assert f"allowed are {MANIFEST_BYTES_MAX}" in problem["detail"]
     assert await world.everything() == before
-    head = manifest("")
+    head = manifest(SHELL_BLOCK)
     answer = await world.submit(head + b"x" * (MANIFEST_BYTES_MAX - len(head)), key="k")
     assert answer.status_code == 201
-    assert len((await world.job(answer.json()["job"]["id"]))["bodyMd"]) == MANIFEST_BYTES_MAX - len(head)
+    assert len((await world.job(answer.json()["job"]["id"]))["bodyMd"]) == MANIFEST_BYTES_MAX - len(head) + len(
+        SHELL_BLOCK
+    )
 
 
 async def chunks(total: int, size: int = 64 * 1024) -> AsyncIterator[bytes]:
@@ -175,7 +177,7 @@ async def test_a_chunked_manifest_is_taken(world: RestWorld) -> None:
 
     async def parts() -> AsyncIterator[bytes]:
         yield b"---\nengine: "
-        yield b"shell\n---\nbody\n"
+        yield b"shell\n---\n" + SHELL_BLOCK.encode()
 
     answer = await world.post("/jobs", world.ann, content=parts(), headers={"content-type": "text/markdown"})
     assert answer.status_code == 201

@@ -39,6 +39,11 @@ GOOD: list[tuple[str, str, Any]] = [
     ("title: 42", "title", "42"),
     ("cwd: /home/ann/shop", "cwd", "/home/ann/shop"),
     ("repo: git@example.com:shop.git", "repo", "git@example.com:shop.git"),
+    ("repo: host:shop", "repo", "host:shop"),
+    ("repo: ssh://git@host/shop", "repo", "ssh://git@host/shop"),
+    ("repo: /srv/git/shop", "repo", "/srv/git/shop"),
+    ("repo: C:/src/shop", "repo", "C:/src/shop"),
+    ("idle: 10m", "idle_s", 600.0),
     ("profile: backend@3", "profile", "backend@3"),
     ("capabilities: [python, gpu]", "capabilities", ("python", "gpu")),
     ("capabilities: python", "capabilities", ("python",)),
@@ -86,6 +91,7 @@ def test_each_engine_can_be_named(engine: Engine) -> None:
 NAME = "a name of a-z, 0-9, _ and -"
 WAIT = "a duration such as 90s, 15m or 3h"
 TEXT = "a text of 1 to 2000 characters"
+REPO = "a URL, host:path, or a path that begins with /"
 BAD: list[tuple[str, str, str, str]] = [  # the line, the key as named, what was found, what is allowed
     ("product: Shop", "product", "'Shop'", NAME),
     ("product: any", "product", "'any'", NAME),
@@ -95,8 +101,8 @@ BAD: list[tuple[str, str, str, str]] = [  # the line, the key as named, what was
     ("title: ~", "title", "'~'", TEXT),
     ("cwd: {a: b}", "cwd", "a mapping", TEXT),
     ("cwd:", "cwd", "''", TEXT),
-    ("repo: [a]", "repo", "a list", TEXT),
-    ('repo: "a\\0b"', "repo", "'a\\x00b'", TEXT),
+    ("repo: [a]", "repo", "a list", REPO),
+    ('repo: "a\\0b"', "repo", "'a\\x00b'", REPO),
     ("ref: []", "ref", "a list", TEXT),
     ("profile: '  '", "profile", "'  '", TEXT),
     (f"profile: {'x' * 2001}", "profile", "...", TEXT),
@@ -170,8 +176,8 @@ def test_a_manifest_must_name_its_engine() -> None:
 @pytest.mark.parametrize(
     ("lines", "key"),
     [
-        (["cwd: /a", "repo: b"], "cwd"),
-        (["cwd: /a", "repo: b", "ref: c"], "cwd"),
+        (["cwd: /a", "repo: /b"], "cwd"),
+        (["cwd: /a", "repo: /b", "ref: c"], "cwd"),
         (["title: a", "ref: main"], "ref"),
     ],
 )

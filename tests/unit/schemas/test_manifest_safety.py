@@ -63,6 +63,15 @@ def test_dashes_within_a_line_or_longer_than_three_do_not_end_the_front_matter()
 
 
 @pytest.mark.parametrize(
+    "raw", [b"\xef\xbb\xbf---\nengine: shell\n---\nbody\n", b"--- # x\nengine: shell\n--- # y\nbody\n"]
+)
+def test_a_byte_order_mark_and_comments_behind_the_dashes_are_taken_and_kept(raw: bytes) -> None:
+    manifest = parse_manifest(raw)
+    assert (manifest.engine, manifest.body) == ("shell", "body\n")
+    assert (manifest.snapshot + manifest.body).encode() == raw
+
+
+@pytest.mark.parametrize(
     "raw",
     [b"", b"engine: shell\n", b"\n---\nengine: shell\n---\n", b"---\nengine: shell\n", b"---\nengine: shell\n --- \n"],
 )
