@@ -49,7 +49,7 @@ class JobPlan:
 
     def manifest(self) -> bytes:
         lines = "".join(f"{name}: {value}\n" for name, value in self.front.items())
-        return f"---\n{lines}---\nthe work of {self.key}\n".encode()
+        return f"---\n{lines}---\nthe work of {self.key}\n```sh\ntrue\n```\n".encode()
 
 
 @dataclass(frozen=True)

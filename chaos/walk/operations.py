@@ -146,7 +146,7 @@ def heartbeat(at: int, factory: str = "f1", ask_no: int = 6, holds: str | None =
 
 def submit(at: int, name: str, body: str = "do it", **keys: str | None) -> Operation:
     front = "".join(f"{key}: {value}\n" for key, value in {"engine": "shell", **keys}.items() if value)
-    raw = f"---\n{front}---\n{body}\n".encode()
+    raw = f"---\n{front}---\n{body}\n```sh\ntrue\n```\n".encode()
 
     async def asked(ctx: Context) -> Doc:
         job = (await intake.submit(ctx, intake.Submission(raw, PRODUCT, name), OPERATOR)).job

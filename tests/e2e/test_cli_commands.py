@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from schemas.ids import job_id_for
-from tests.support.fleet import manifest
+from tests.support.fleet import SHELL_BLOCK, manifest
 from tests.support.service import Operator, Service, Tenants, serving, until
 from tests.support.shell import REFUSED, Holder, Shell
 
@@ -55,15 +55,15 @@ def holder(service: Service, product: str) -> Holder:
 
 
 def test_a_file_is_submitted_and_its_job_named(shell: Shell, operator: Operator) -> None:
-    line = shell.ok("submit", shell.write("job.md", manifest("Do it well.\n")))
+    line = shell.ok("submit", shell.write("job.md", manifest(f"Do it well.\n{SHELL_BLOCK}")))
     job_id, stage, title = line.split(maxsplit=2)
     assert (stage, title.strip()) == ("queued", "Do it well.")
     assert operator.job(job_id)["stage"] == "queued"
 
 
 def test_standard_input_is_submitted(shell: Shell, operator: Operator) -> None:
-    job_id = shell.ok("submit", "-", stdin=manifest("From a pipe.\n")).split()[0]
-    assert operator.job(job_id)["bodyMd"] == "From a pipe.\n"
+    job_id = shell.ok("submit", "-", stdin=manifest(f"From a pipe.\n{SHELL_BLOCK}")).split()[0]
+    assert operator.job(job_id)["bodyMd"] == f"From a pipe.\n{SHELL_BLOCK}"
 
 
 def test_a_folder_is_submitted_as_one_batch_with_deps_among_its_files(shell: Shell, operator: Operator) -> None:
@@ -86,7 +86,7 @@ def test_the_same_key_submits_once(shell: Shell, product: str) -> None:
 
 def test_the_same_key_for_another_manifest_is_refused(shell: Shell) -> None:
     shell.ok("submit", shell.write("a.md", manifest()), "--key", "k")
-    done = shell("submit", shell.write("b.md", manifest("other\n")), "--key", "k")
+    done = shell("submit", shell.write("b.md", manifest(f"other\n{SHELL_BLOCK}")), "--key", "k")
     assert done.returncode == REFUSED
     assert "conflict: the key names job" in done.stderr
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.support.client_script import COMMIT, FENCED, PRODUCTS, STOPPED, Script, all_tenants
-from tests.support.fleet import manifest
+from tests.support.fleet import BODY, manifest
 from tests.support.service import Operator, Service, Tenants, serving, until
 
 pytestmark = pytest.mark.xdist_group("commands")
@@ -57,7 +57,7 @@ def test_run_does_a_job_from_claim_to_report(script: Script, operator: Operator)
     job = operator.submit(manifest(repo="https://git.example/x", ref="main"))
     command = 'cat; echo " $FLEET_JOB_ID $FLEET_LEASE_EPOCH $FLEET_REPO $FLEET_REF $FLEET_CHECKPOINT."'
     lines = script.ok("run", "--", "sh", "-c", command).splitlines()
-    assert lines == [f"{job['id']} 1", "do it", f" {job['id']} 1 https://git.example/x main .", "review"]
+    assert lines == [f"{job['id']} 1", *BODY.splitlines(), f" {job['id']} 1 https://git.example/x main .", "review"]
     assert operator.job(job["id"])["result"]["outcome"] == "ok"
 
 

@@ -22,13 +22,14 @@ from tests.support.client_script import (
     Script,
     all_tenants,
 )
-from tests.support.fleet import manifest
+from tests.support.fleet import BODY, SHELL_BLOCK, manifest
 from tests.support.service import Operator, Service, serving, until
 
 pytestmark = pytest.mark.xdist_group("commands")
 
 NASTY_BODY = (
     'say "hi" \\ and \\n \\\\"x\\" \t tab\r\n"leaseEpoch":99,\x02\x1b[1m {"jobId":"fake"}\nÄ€😀 $(id) `id` %s\n'
+    f"{SHELL_BLOCK}"
 )
 
 
@@ -135,7 +136,7 @@ def test_the_body_comes_out_as_it_was_written(script: Script, operator: Operator
 
 
 def test_a_large_body_comes_out_whole(script: Script, operator: Operator) -> None:
-    body = "".join(f'{number}: "quoted" and back\\slash\n' for number in range(6000))
+    body = SHELL_BLOCK + "".join(f'{number}: "quoted" and back\\slash\n' for number in range(6000))
     operator.submit(manifest(body))
     script.ok("claim")
     assert script("body").stdout == body
@@ -217,4 +218,4 @@ def test_the_script_needs_only_curl_and_sed_beside_a_plain_system(script: Script
     job = operator.submit(manifest(verify="true"))
     script.ok("run", "--", "sh", "-c", "cat >body.txt", PATH=str(tools))
     assert operator.job(job["id"])["stage"] == "shipped"
-    assert (script.directory / "body.txt").read_text() == "do it\n"
+    assert (script.directory / "body.txt").read_text() == BODY
