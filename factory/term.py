@@ -18,7 +18,7 @@ from factory.credentials import helper_env
 from factory.engines.port import Command, EngineAdapter, EngineRefusal
 from factory.git.run import GitError
 from factory.log_delivery import LogDelivery
-from factory.ports import Ended, Launch, RunningEngine, Saved, Trees, WorkspaceError, Worktree
+from factory.ports import Ended, Fault, Launch, RunningEngine, Saved, Trees, WorkspaceError, Worktree
 from factory.process import engine_env
 from factory.term_log import TermLog
 from factory.term_state import OUTCOME_OF, EndReason, TermState
@@ -181,8 +181,12 @@ class Term:
                 return await self._cut_short(cut, None)
             command = self.tools.adapter.command(self.grant, self.tools.scratch)
             end = await self._work(Work(tree, self.state, self.tools), command, output)
-        except (WorkspaceError, EngineRefusal, OSError) as error:
-            end = self._failed(str(error), output)
+        except WorkspaceError as error:
+            end = _not_run(str(error), anywhere=error.fault is Fault.MANIFEST)
+        except EngineRefusal as error:
+            end = _not_run(str(error), anywhere=not error.here)
+        except OSError as error:
+            end = _not_run(str(error), anywhere=False)
         except Exception as error:
             log.exception("the term of %s broke", self.grant.job_id)
             end = self._failed(f"the factory made a mistake: {error!r}", output)
@@ -226,6 +230,8 @@ class Term:
                 await saver
         if ran.cut is not None:
             return await self._cut_short(ran.cut, work)
+        if ran.ended.reason == "not_started":
+            return _not_run(f"the engine could not be started: {ran.ended.error}", anywhere=False)
         if ran.ended.rc != 0:
             checkpoint = await work.save_last("work of a failed engine")
             return self._failed(_how(ran.ended, output, self._begins), output, checkpoint, work=work)
@@ -386,12 +392,15 @@ class Term:
         return self.tools.clock.boot_s()
 
 
+def _not_run(why: str, *, anywhere: bool) -> TermEnd:
+    """Nothing of the job's own ran. `anywhere`: no other machine could do it either."""
+    return TermEnd(Result(outcome=Outcome.UNRUNNABLE if anywhere else Outcome.MACHINE_FAILED, summary=why))
+
+
 def _ending(engine: RunningEngine) -> Callable[[EndReason], None]:
     return lambda cut: engine.end(0 if cut is EndReason.TRUST_LOST else 2.0)
 
 
 def _how(ended: Ended, output: TermLog, begins: int) -> str:
-    if ended.reason == "not_started":
-        return f"the engine could not be started: {ended.error}"
     how = f"was ended by signal {-ended.rc}" if ended.rc < 0 else f"ended with {ended.rc}"
     return f"the engine {how}\n{output.tail(since=begins)[-SUMMARY_CHARS:]}"

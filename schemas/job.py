@@ -11,7 +11,7 @@ from pydantic import Field
 from schemas.base import Schema, Timestamp
 from schemas.events import Payload
 from schemas.ids import JobKey, event_id, run_id
-from schemas.outcome import CHARGED, Result, Spend
+from schemas.outcome import CHARGED, Avoided, Result, Spend
 from schemas.projections import EventDoc
 from schemas.work import Checkpoint, Request, Retries
 
@@ -63,6 +63,7 @@ class JobChanges(TypedDict, total=False):
     holder: Holder | None
     last_factory_id: str | None
     lost_in_a_row: int
+    avoid: tuple[Avoided, ...]
     waiting_since: datetime
     stop: Stop | None
     attempt: int
@@ -89,6 +90,7 @@ class Job(Request):
     holder: Holder | None = None
     last_factory_id: str | None = None
     lost_in_a_row: int = 0
+    avoid: tuple[Avoided, ...] = ()
     waiting_since: Timestamp
     stop: Stop | None = None
     attempt: int = 0

@@ -22,10 +22,19 @@ class Outcome(StrEnum):
     PREEMPTED = "preempted"
     RELEASED = "released"
     LOST = "lost"
+    UNRUNNABLE = "unrunnable"  # no machine could: the manifest names what is not there, or means nothing
+    MACHINE_FAILED = "machine_failed"  # this machine could not: another one is tried
 
 
 CHARGED = frozenset({Outcome.VERIFY_FAILED, Outcome.ENGINE_FAILED, Outcome.TIMEOUT, Outcome.STALLED})
 """Outcomes that use up one of the job's retries."""
+
+
+class Avoided(Schema):
+    """A factory that could not run the job, and what it said."""
+
+    factory_id: str
+    reason: str
 
 
 class VerifyEvidence(Schema):

@@ -15,7 +15,10 @@ from coordinator.domain.table import Action
 from schemas.events import Checkpointed, Claimed, Released, Reported, Started
 from schemas.ids import start_op
 from schemas.job import Holder, Job, JobChanges, Stage
-from schemas.outcome import Outcome, Result
+from schemas.outcome import Avoided, Outcome, Result
+
+AVOID_MAX = 16  # so many machines that cannot: it is the job, whatever they say
+REASON_CHARS = 300
 
 
 def claim(job: Job, op: ops.Claim, now: datetime) -> Job | ops.Rejected:
@@ -81,6 +84,11 @@ def end(job: Job, op: ops.End, now: datetime) -> Job | ops.Rejected:
     result = op.result
     if job.stop is not None and job.stop.kind == "cancel" and result.outcome is not Outcome.OK:
         result = result.model_copy(update={"outcome": Outcome.CANCELLED})
+    avoid = job.avoid
+    if result.outcome is Outcome.MACHINE_FAILED:
+        avoid = avoiding(job, op)
+        if not op.elsewhere or len(avoid) >= AVOID_MAX:
+            result = result.model_copy(update={"outcome": Outcome.UNRUNNABLE, "summary": nobody_could(avoid)})
     spend = job.spend.model_copy(
         update={
             "usd": job.spend.usd + op.insights.cost_usd,
@@ -94,6 +102,7 @@ def end(job: Job, op: ops.End, now: datetime) -> Job | ops.Rejected:
         "result": result,
         "retries": charged(job.retries, result.outcome),
         "lost_in_a_row": 0,
+        "avoid": avoid,
         "spend": spend,
         "checkpoint": last_word,
     }
@@ -101,6 +110,17 @@ def end(job: Job, op: ops.End, now: datetime) -> Job | ops.Rejected:
     told_end = ending(session_id=op.session_id, outcome=str(result.outcome), result=result, insights=op.insights)
     ended = job.advance(told_end, op.id, op.actor, now, **changes)
     return shipped_at_once(ended, op.lease_epoch, now)
+
+
+def avoiding(job: Job, op: ops.End) -> tuple[Avoided, ...]:
+    """Those that could not do it, this one with its newest reason."""
+    others = tuple(one for one in job.avoid if one.factory_id != op.factory_id)
+    return (*others, Avoided(factory_id=op.factory_id, reason=(op.result.summary or "")[:REASON_CHARS]))
+
+
+def nobody_could(avoid: tuple[Avoided, ...]) -> str:
+    reasons = "\n".join(f"{one.factory_id}: {one.reason}" for one in avoid)
+    return f"no factory that fits could run it:\n{reasons}"
 
 
 def unproven_by(job: Job, result: Result) -> list[str]:

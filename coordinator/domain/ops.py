@@ -103,12 +103,15 @@ class SaveCheckpoint(HolderOp):
 
 @dataclass(frozen=True, kw_only=True)
 class End(HolderOp):
-    """A report or a release. `jitter` in [0, 1) spreads retries; it is drawn once, before any try."""
+    """A report or a release. `jitter` in [0, 1) spreads retries; it is drawn once, before any try. `elsewhere`: whether
+    another factory could do it, where this one says that it cannot.
+    """
 
     result: Result
     insights: Insights = field(default_factory=Insights)
     checkpoint: Checkpoint | None = None
     jitter: float = 0.0
+    elsewhere: bool = True
     action: Action = Action.REPORT
 
 

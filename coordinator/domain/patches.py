@@ -33,7 +33,7 @@ def cancelled(job: Job) -> JobChanges:
 def requeued(job: Job, checkpoint: Checkpoint | None = None) -> JobChanges:
     """A person's decision to try again gives all tries back. `checkpoint`: where the next term goes on from."""
     fresh = Retries(max=job.retries.max, backoff_s=job.retries.backoff_s)
-    changes: JobChanges = {**queued(job), "retries": fresh, "lost_in_a_row": 0, "approvals": ()}
+    changes: JobChanges = {**queued(job), "retries": fresh, "lost_in_a_row": 0, "avoid": (), "approvals": ()}
     if checkpoint is not None:
         changes["checkpoint"] = checkpoint.model_copy(update={"lease_epoch": job.granted_epoch})
     return changes
@@ -57,8 +57,10 @@ def after_outcome(job: Job, outcome: Outcome, now: datetime, jitter: float) -> J
             return blocked(job, asks)
         case Outcome.CANCELLED:
             return cancelled(job)
-        case Outcome.QUOTA_EXHAUSTED | Outcome.RELEASED | Outcome.PREEMPTED | Outcome.LOST:
+        case Outcome.QUOTA_EXHAUSTED | Outcome.RELEASED | Outcome.PREEMPTED | Outcome.LOST | Outcome.MACHINE_FAILED:
             return queued(job)
+        case Outcome.UNRUNNABLE:
+            return {"stage": Stage.FAILED, "not_before": None}
         case _:
             assert outcome in CHARGED
             return {"stage": Stage.FAILED, "not_before": retry_at(job.retries, outcome, now, jitter)}

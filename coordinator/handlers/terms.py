@@ -12,6 +12,7 @@ from coordinator.domain.table import Action
 from coordinator.handlers.answers import check_applied, stop_order, term_times
 from coordinator.handlers.claims import claim
 from coordinator.handlers.quotas import gate_engine
+from coordinator.scheduler.feasible import obstacles
 from coordinator.store.queries import read_job, read_run
 from coordinator.transact import Applied
 from schemas.errors import ErrorCode, FleetError
@@ -121,7 +122,9 @@ async def report(ctx: Context, request: ReportRequest) -> ReportAnswer:
     end: EndAnswer | None = None
     end_error: FleetError | None = None
     try:
-        op_fields = {"insights": request.insights, "checkpoint": _own(request, request.checkpoint)}
+        op_fields: dict[str, object] = {"insights": request.insights, "checkpoint": _own(request, request.checkpoint)}
+        if request.result.outcome is Outcome.MACHINE_FAILED:
+            op_fields["elsewhere"] = await _is_for_others(ctx, request)
         end = await _end(ctx, request, Action.REPORT, request.result, **op_fields)
     except FleetError as error:
         end_error = error
@@ -136,6 +139,18 @@ async def report(ctx: Context, request: ReportRequest) -> ReportAnswer:
         report_error=end_error.to_doc() if end_error else None,
         next=next_answer,
         next_error=next_error.to_doc() if next_error else None,
+    )
+
+
+async def _is_for_others(ctx: Context, request: FromHolder) -> bool:
+    """Whether a factory that is known here, and has not tried it in vain, could be given the job some time."""
+    stored = await read_job(ctx.store, key_of(request))
+    if stored is None:
+        return True
+    snapshot = ctx.snapshot()
+    return any(
+        view.id != request.factory_id and not any(one.lasting for one in obstacles(stored.job, view, snapshot))
+        for view in snapshot.factories
     )
 
 

@@ -46,6 +46,9 @@ def obstacles(job: Job, factory: FactoryView, snapshot: Snapshot) -> list[Obstac
         blocked_by("workspace", f"{factory.id} has no workspace for {job.cwd}", lasting=True)
     if job.checkpoint is not None and job.checkpoint.local not in (None, factory.id):
         blocked_by("checkpoint", f"the work so far lies on {job.checkpoint.local} alone", lasting=True)
+    for avoided in job.avoid:
+        if avoided.factory_id == factory.id:
+            blocked_by("avoid", f"{factory.id} could not run it: {avoided.reason}", lasting=True)
     if factory.health is Health.DOWN:
         blocked_by("health", f"{factory.id} is down", lasting=False)
     if factory.draining:

@@ -13,7 +13,11 @@ from schemas.work import Engine
 
 
 class EngineRefusal(Exception):
-    """The engine cannot run this grant, in a sentence."""
+    """The engine cannot run this grant, in a sentence. `here`: on this machine; else nowhere."""
+
+    def __init__(self, sentence: str, *, here: bool = False) -> None:
+        super().__init__(sentence)
+        self.here = here
 
 
 @dataclass(frozen=True)

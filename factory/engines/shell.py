@@ -32,7 +32,9 @@ class ShellEngine:
         for number, (shell, following) in enumerate(itertools.groupby(blocks, key=lambda block: block.shell), start=1):
             program = shutil.which(shell)
             if program is None:
-                raise EngineRefusal(f"the body has a ```{shell} block, and this machine has no {shell} on PATH")
+                raise EngineRefusal(
+                    f"the body has a ```{shell} block, and this machine has no {shell} on PATH", here=True
+                )
             script = scratch / f"engine-{number}.{shell}"
             script.write_text("set -e\n" + "\n".join(block.text for block in following), encoding="utf-8")
             calls.append((program, str(script)))

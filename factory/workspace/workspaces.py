@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from factory.git.run import GitError, git
-from factory.git.urls import Reach
+from factory.git.urls import Reach, reach_of
 from factory.ports import Fault, Saved, WorkspaceError, Worktree
 from factory.workspace import publishing, saving
 from factory.workspace.older import set_aside_worktrees
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 WHOLE = "term.json"  # a folder without it had no engine
 PUT_BY = "pushed.json"
+KEYS = ("repo:", "ref:", "cwd:", "checkpoint:", "submodule ", "the checkpoint ")
 
 
 def say_nothing(_line: str) -> None: ...
@@ -69,9 +70,11 @@ class Workspaces:
             except BaseException:
                 await asyncio.shield(asyncio.to_thread(remove_folder, folder))
                 raise
+        except WorkspaceError as error:
+            raise WorkspaceError(_named(str(error), grant), error.fault) from error
         except (GitError, OSError) as error:
-            what = grant.repo or grant.cwd or "the scratch tree"
-            raise WorkspaceError(f"{what}: {error}", Fault.MACHINE) from error
+            what = reach_of(grant.repo).url if grant.repo else grant.cwd or "the scratch tree"
+            raise WorkspaceError(_named(f"{what}: {error}", grant), Fault.MACHINE) from error
 
     async def save(self, tree: Worktree, message: str) -> Saved | None:
         """All that the term has made, pushed. None: nothing new since the last time. Raises GitError."""
@@ -229,6 +232,13 @@ class Workspaces:
         task = asyncio.create_task(_swept(doomed))
         self._sweeping.add(task)
         task.add_done_callback(self._sweeping.discard)
+
+
+def _named(sentence: str, grant: Grant) -> str:
+    """With the key of the manifest that it is about in front."""
+    if sentence.startswith(KEYS) or not (grant.repo or grant.cwd):
+        return sentence
+    return f"{'repo' if grant.repo else 'cwd'}: {sentence}"
 
 
 def _moved(folder: Path, to: Path) -> Path:

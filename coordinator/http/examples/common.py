@@ -67,6 +67,7 @@ JOB: Doc = {
     "holder": None,
     "lastFactoryId": None,
     "lostInARow": 0,
+    "avoid": [],
     "waitingSince": THEN,
     "repo": "https://git.example/shop.git",
     "cwd": None,

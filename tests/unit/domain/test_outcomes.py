@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -55,6 +56,8 @@ LEADS_TO = {
     Outcome.PREEMPTED: Stage.QUEUED,
     Outcome.LOST: Stage.QUEUED,
     Outcome.CANCELLED: Stage.FAILED,
+    Outcome.UNRUNNABLE: Stage.FAILED,
+    Outcome.MACHINE_FAILED: Stage.QUEUED,
 }
 LOSSES = [Cause.EXPIRED, Cause.SESSION_GONE, Cause.NOT_STARTED, Cause.MISSING]
 
@@ -74,6 +77,38 @@ def test_only_four_outcomes_use_a_retry_and_set_the_time_of_the_next(outcome: Ou
     charged = outcome in {Outcome.VERIFY_FAILED, Outcome.ENGINE_FAILED, Outcome.TIMEOUT, Outcome.STALLED}
     assert job.retries.used == int(charged)
     assert (job.not_before is not None) == charged
+
+
+def machine_fails(why: str, *, elsewhere: bool = True) -> Callable[[Job], Op]:
+    result = Result(outcome=Outcome.MACHINE_FAILED, summary=why)
+    return lambda job: replace(report(job, Outcome.MACHINE_FAILED), result=result, elsewhere=elsewhere)
+
+
+def test_what_no_machine_can_do_is_final_and_costs_no_retry() -> None:
+    job = then(building(), reports(Outcome.UNRUNNABLE))
+    assert job.is_finished
+    assert (job.retries.used, job.not_before) == (0, None)
+
+
+def test_what_a_machine_could_not_do_goes_elsewhere_and_says_why() -> None:
+    job = then(building(), machine_fails("no disk"))
+    assert (job.stage, job.retries.used) == (Stage.QUEUED, 0)
+    assert [(one.factory_id, one.reason) for one in job.avoid] == [("f1", "no disk")]
+    again = then(job, claim, start, machine_fails("no disk, still"))
+    assert [one.reason for one in again.avoid] == ["no disk, still"], "one entry a factory, its newest reason"
+
+
+def test_what_no_machine_that_fits_could_do_fails_with_the_reason_of_each() -> None:
+    job = then(building(), machine_fails("no disk", elsewhere=False))
+    assert job.is_finished
+    assert job.result is not None
+    assert job.result.outcome is Outcome.UNRUNNABLE
+    assert job.result.summary == "no factory that fits could run it:\nf1: no disk"
+
+
+def test_a_person_who_tries_again_tries_everywhere() -> None:
+    job = then(building(), machine_fails("no disk", elsewhere=False), operate(Action.REQUEUE))
+    assert (job.stage, job.avoid) == (Stage.QUEUED, ())
 
 
 def test_done_goes_to_review_where_one_is_wanted_and_its_approvals_begin_anew() -> None:

@@ -22,7 +22,7 @@ from factory.workspace.workspaces import Workspaces
 from runtime.clock import SystemClock
 from schemas.messages import LogChunk
 from schemas.outcome import Outcome
-from tests.support.terms import grant, stop_order, term_times
+from tests.support.terms import git, grant, make_repo, stop_order, term_times
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -125,6 +125,74 @@ async def test_a_disk_that_is_full_ends_no_job_and_the_report_says_what_it_cost(
     await eventually(lambda: life.said.endswith("two\n"))
     assert life.said.count("No space left on device") == 1
     assert end.checkpoint is not None or life.checkpoints, "saved as soon as there was room"
+
+
+async def test_what_the_manifest_names_wrongly_is_unrunnable_and_what_the_machine_cannot_do_is_its_own_fault(
+    tmp_path: Path,
+) -> None:
+    repo = make_repo(tmp_path / "app")
+    end = await ended(Life(tmp_path / "one", "true", repo=str(repo), ref="nowhere"))
+    assert end.result.outcome is Outcome.UNRUNNABLE
+    assert end.result.summary == f"ref: {repo} has no branch, tag or commit 'nowhere'"
+    end = await ended(Life(tmp_path / "two", "true", repo=str(tmp_path / "no-such-repository")))
+    assert end.result.outcome is Outcome.MACHINE_FAILED
+    assert str(end.result.summary).startswith(f"repo: {tmp_path}/no-such-repository: git ls-remote: fatal: ")
+    end = await ended(Life(tmp_path / "three", "true", repo=str(repo)))
+    assert end.result.outcome is Outcome.OK
+
+
+async def test_a_term_that_is_cancelled_while_its_tree_is_made_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    """A server that takes the connection and never answers."""
+    held = asyncio.Event()
+    writers = []
+
+    async def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        held.set()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    life = Life(tmp_path, "true", repo=f"http://127.0.0.1:{port}/x.git")
+    running = asyncio.create_task(ended(life))
+    await asyncio.wait_for(held.wait(), 30)
+    life.state.heard_stop(stop_order("cancel"), life.clock.boot_s())
+    life.term.poke()
+    end = await asyncio.wait_for(running, 10)
+    for writer in writers:
+        writer.close()
+    server.close()
+    assert end.result.outcome is Outcome.CANCELLED
+    assert not list((tmp_path / "work" / "trees").glob("*/*"))
+    await eventually(lambda: f"[gigafactory] looking at http://127.0.0.1:{port}/x.git" in life.said)
+
+
+async def test_verify_sees_the_work_and_what_it_leaves_is_not_shipped(tmp_path: Path) -> None:
+    repo = make_repo(tmp_path / "app")
+    verify = ("test -f new.txt && echo junk > junk.txt && echo formatted > README.md",)
+    life = Life(tmp_path, "echo work > new.txt", repo=str(repo), verify=verify)
+    end = await ended(life)
+    assert end.result.outcome is Outcome.OK
+    assert "verify changed files of the work, which is shipped as it was before: README.md" in str(end.result.summary)
+    assert git(repo, "ls-tree", "-r", "--name-only", str(end.result.branch)).split() == ["README.md", "new.txt"]
+    assert git(repo, "show", f"{end.result.branch}:README.md") == "hello"
+    await life.term.tidy(end, superseded=False)
+    assert not life.tree.exists(), "junk of verify keeps no tree"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"timeout_s": 100.0}, "it ran for 100 s, which is the timeout of the manifest"),
+        ({"idle_s": 50.0}, "it printed nothing for 50 s, which is the idle of the manifest"),
+    ],
+)
+async def test_the_limit_that_ended_a_run_is_named(tmp_path: Path, fields: dict[str, float], sentence: str) -> None:
+    life = Life(tmp_path, "echo > ran; sleep 60", **fields)
+    running = asyncio.create_task(ended(life))
+    await eventually((life.tree / "ran").exists)
+    life.state.trust.extend(life.clock.boot_s(), 10 * LEASE_S, life.clock.boot_s())
+    life.passes(101.0)
+    assert sentence in str((await running).result.summary)
 
 
 async def test_the_folder_of_a_term_goes_when_it_is_over_even_if_no_tree_was_ever_made(tmp_path: Path) -> None:
