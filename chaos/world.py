@@ -126,6 +126,8 @@ class World(Fleet):
             waits_for = {"testing": "ship", "review": "approve"}.get(stage)
             if waits_for is not None:
                 await self.operator.does(waits_for, key)
+            if job is not None and stage == "blocked" and job["blockedReason"]["kind"] == "unpublished":
+                await self.operator.does("requeue", key)
             blocked_for_good = stage == "blocked" and job is not None and job["blockedReason"]["kind"] == "dep_failed"
             if blocked_for_good:
                 await self.operator.does("cancel", key)

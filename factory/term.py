@@ -178,15 +178,15 @@ class Term:
             tree, cut = await self._prepare(output)
             if tree is None:
                 assert cut is not None
-                return await self._cut_short(cut, None)
-            command = self.tools.adapter.command(self.grant, self.tools.scratch)
-            end = await self._work(Work(tree, self.state, self.tools), command, output)
+                end = await self._cut_short(cut, None)
+            else:
+                end = await self._of_tree(Work(tree, self.state, self.tools), output)
         except WorkspaceError as error:
-            end = _not_run(str(error), anywhere=error.fault is Fault.MANIFEST)
+            end = _blameless(str(error), anywhere=error.fault is Fault.MANIFEST)
         except EngineRefusal as error:
-            end = _not_run(str(error), anywhere=not error.here)
+            end = _blameless(str(error), anywhere=not error.here)
         except OSError as error:
-            end = _not_run(str(error), anywhere=False)
+            end = _blameless(str(error), anywhere=False)
         except Exception as error:
             log.exception("the term of %s broke", self.grant.job_id)
             end = self._failed(f"the factory made a mistake: {error!r}", output)
@@ -204,6 +204,13 @@ class Term:
             log.warning("the tree of %s stays where it is: %s", self.grant.job_id, error)
         shutil.rmtree(self.tools.scratch, ignore_errors=True)
 
+    async def _of_tree(self, work: Work, output: TermLog) -> TermEnd:
+        if self.grant.publish_only and self.grant.checkpoint is not None:
+            work.over = await self.tools.trees.settle(work.tree)
+            done = SavedWork(self.grant.checkpoint.commit, None, {})
+            return await self._publish(work, done, Verified(), "published as it was verified before")
+        return await self._work(work, self.tools.adapter.command(self.grant, self.tools.scratch), output)
+
     async def _prepare(self, output: TermLog) -> tuple[Worktree | None, EndReason | None]:
         """Work like any other: it is ended when the term must end, and nothing of it is left then."""
 
@@ -214,7 +221,8 @@ class Term:
         preparing = asyncio.create_task(self.tools.trees.prepare(self.grant, tell))
         try:
             cut = await self._watch(preparing, lambda _cut: preparing.cancel())
-            return (None, cut) if cut is not None else (await preparing, None)
+            made = cut is None or (preparing.done() and not preparing.cancelled())  # what is made is tidied by its end
+            return (await preparing, None) if made else (None, cut)
         finally:
             preparing.cancel()
             await asyncio.gather(preparing, return_exceptions=True)
@@ -231,7 +239,7 @@ class Term:
         if ran.cut is not None:
             return await self._cut_short(ran.cut, work)
         if ran.ended.reason == "not_started":
-            return _not_run(f"the engine could not be started: {ran.ended.error}", anywhere=False)
+            return _blameless(f"the engine could not be started: {ran.ended.error}", anywhere=False)
         if ran.ended.rc != 0:
             checkpoint = await work.save_last("work of a failed engine")
             return self._failed(_how(ran.ended, output, self._begins), output, checkpoint, work=work)
@@ -239,7 +247,7 @@ class Term:
         try:
             saved = await self._save(work)
         except GitError as error:
-            return self._failed(f"the work could not be pushed: {error}", output, work=work)
+            return _blameless(f"the work could not be saved: {error}", anywhere=False)
         if saved is None:
             return await self._cut_short(EndReason.TRUST_LOST, work)
         verified = await self._verify(work, output)
@@ -287,8 +295,8 @@ class Term:
                 branch = await trees.publish(work.tree, saved.commit)
         except GitError as error:
             result = Result(
-                outcome=Outcome.ENGINE_FAILED,
-                summary=f"the work could not be pushed: {error}",
+                outcome=Outcome.UNPUBLISHED if failed is None else Outcome.VERIFY_FAILED,
+                summary=f"the branch could not be pushed: {error}",
                 commit=saved.commit,
                 verify=verified.evidence,
             )
@@ -392,8 +400,8 @@ class Term:
         return self.tools.clock.boot_s()
 
 
-def _not_run(why: str, *, anywhere: bool) -> TermEnd:
-    """Nothing of the job's own ran. `anywhere`: no other machine could do it either."""
+def _blameless(why: str, *, anywhere: bool) -> TermEnd:
+    """No fault of the job's engine. `anywhere`: no other machine could do it either."""
     return TermEnd(Result(outcome=Outcome.UNRUNNABLE if anywhere else Outcome.MACHINE_FAILED, summary=why))
 
 

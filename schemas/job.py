@@ -11,7 +11,7 @@ from pydantic import Field
 from schemas.base import Schema, Timestamp
 from schemas.events import Payload
 from schemas.ids import JobKey, event_id, run_id
-from schemas.outcome import CHARGED, Avoided, Result, Spend
+from schemas.outcome import CHARGED, Avoided, Result, Spend, Unpublished
 from schemas.projections import EventDoc
 from schemas.work import Checkpoint, Request, Retries
 
@@ -48,7 +48,7 @@ class Stop(Schema):
 
 
 class BlockedReason(Schema):
-    kind: Literal["deps", "dep_failed", "budget", "children"]
+    kind: Literal["deps", "dep_failed", "budget", "children", "unpublished"]
     text: str
 
 
@@ -64,6 +64,7 @@ class JobChanges(TypedDict, total=False):
     last_factory_id: str | None
     lost_in_a_row: int
     avoid: tuple[Avoided, ...]
+    unpublished: Unpublished | None
     waiting_since: datetime
     stop: Stop | None
     attempt: int
@@ -91,6 +92,7 @@ class Job(Request):
     last_factory_id: str | None = None
     lost_in_a_row: int = 0
     avoid: tuple[Avoided, ...] = ()
+    unpublished: Unpublished | None = None
     waiting_since: Timestamp
     stop: Stop | None = None
     attempt: int = 0
@@ -128,6 +130,12 @@ class Job(Request):
 
     def is_in_term(self, lease_epoch: int) -> bool:
         return self.held and self.lease_epoch == lease_epoch
+
+    @property
+    def is_to_be_published(self) -> bool:
+        """Its work is done, verified and saved, and no server has taken its branch yet."""
+        done, saved = self.unpublished, self.checkpoint
+        return done is not None and saved is not None and saved.commit == done.commit
 
     @property
     def is_finished(self) -> bool:

@@ -103,7 +103,10 @@ class ClaimRequest(FromFactory):
 
 
 class Grant(TermRef, WorkOrder):
-    """All that is needed to start, and the permission to: for `startWithinS` from when it was asked for."""
+    """All that is needed to start, and the permission to: for `startWithinS` from when it was asked for.
+
+    `publish_only`: the work of the checkpoint is done and verified, and only its branch is wanted.
+    """
 
     request_id: str
     run_id: str
@@ -111,6 +114,7 @@ class Grant(TermRef, WorkOrder):
     manifest_snapshot: str
     body_md: str
     checkpoint: Checkpoint | None = None
+    publish_only: bool = False
     started: bool = False
     stop: StopOrder | None = None
     term: TermTimes

@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     RELEASED = "released"
     LOST = "lost"
     UNRUNNABLE = "unrunnable"  # no machine could: the manifest names what is not there, or means nothing
+    UNPUBLISHED = "unpublished"  # done and verified; the server does not take the branch
     MACHINE_FAILED = "machine_failed"  # this machine could not: another one is tried
 
 
@@ -53,6 +54,13 @@ class Result(Schema):
     pull_request: str | None = None
     verify: tuple[VerifyEvidence, ...] = ()
     claimed: str | None = None  # what the engine says of itself: shown, never believed
+
+
+class Unpublished(Schema):
+    """Work that is done, saved and verified, and whose branch no server has taken yet."""
+
+    commit: str | None
+    verify: tuple[VerifyEvidence, ...] = ()
 
 
 class Spend(Schema):

@@ -15,10 +15,11 @@ from coordinator.domain.table import Action
 from schemas.events import Checkpointed, Claimed, Released, Reported, Started
 from schemas.ids import start_op
 from schemas.job import Holder, Job, JobChanges, Stage
-from schemas.outcome import Avoided, Outcome, Result
+from schemas.outcome import Avoided, Outcome, Result, Unpublished
 
 AVOID_MAX = 16  # so many machines that cannot: it is the job, whatever they say
 REASON_CHARS = 300
+DONE = (Outcome.OK, Outcome.UNPUBLISHED)
 
 
 def claim(job: Job, op: ops.Claim, now: datetime) -> Job | ops.Rejected:
@@ -72,23 +73,24 @@ def save_checkpoint(job: Job, op: ops.SaveCheckpoint, now: datetime) -> Job | op
 
 def end(job: Job, op: ops.End, now: datetime) -> Job | ops.Rejected:
     """assigned | building -> what the outcome says; first a start, where its own message never arrived."""
-    if op.result.outcome is Outcome.OK and (unproven := unproven_by(job, op.result)):
+    result = with_earlier_evidence(job, op.result)
+    if result.outcome in DONE and (unproven := unproven_by(job, result)):
         return ops.Rejected(
             "invalid_request",
-            f"an outcome ok needs evidence in result.verify, with rc 0, of: {', '.join(unproven)}",
+            f"an outcome {result.outcome} needs evidence in result.verify, with rc 0, of: {', '.join(unproven)}",
             {"verify": list(job.verify)},
         )
     if op.action is Action.REPORT and job.stage is Stage.ASSIGNED:
         told = Started(session_id=op.session_id)
         job = job.advance(told, start_op(job.id, op.lease_epoch), op.actor, now, stage=Stage.BUILDING)
-    result = op.result
     if job.stop is not None and job.stop.kind == "cancel" and result.outcome is not Outcome.OK:
         result = result.model_copy(update={"outcome": Outcome.CANCELLED})
-    avoid = job.avoid
+    leads_to, avoid = after_outcome(job, result.outcome, now, op.jitter), job.avoid
     if result.outcome is Outcome.MACHINE_FAILED:
         avoid = avoiding(job, op)
         if not op.elsewhere or len(avoid) >= AVOID_MAX:
-            result = result.model_copy(update={"outcome": Outcome.UNRUNNABLE, "summary": nobody_could(avoid)})
+            leads_to = {"stage": Stage.FAILED, "not_before": None}
+            result = result.model_copy(update={"summary": nobody_could(avoid)})
     spend = job.spend.model_copy(
         update={
             "usd": job.spend.usd + op.insights.cost_usd,
@@ -97,12 +99,13 @@ def end(job: Job, op: ops.End, now: datetime) -> Job | ops.Rejected:
     )
     last_word = op.checkpoint.model_copy(update={"lease_epoch": op.lease_epoch}) if op.checkpoint else job.checkpoint
     changes: JobChanges = {
-        **after_outcome(job, result.outcome, now, op.jitter),
+        **leads_to,
         **without_holder(job),
         "result": result,
         "retries": charged(job.retries, result.outcome),
         "lost_in_a_row": 0,
         "avoid": avoid,
+        "unpublished": left_to_publish(job, result),
         "spend": spend,
         "checkpoint": last_word,
     }
@@ -121,6 +124,21 @@ def avoiding(job: Job, op: ops.End) -> tuple[Avoided, ...]:
 def nobody_could(avoid: tuple[Avoided, ...]) -> str:
     reasons = "\n".join(f"{one.factory_id}: {one.reason}" for one in avoid)
     return f"no factory that fits could run it:\n{reasons}"
+
+
+def left_to_publish(job: Job, result: Result) -> Unpublished | None:
+    """A term that was lost or released has published nothing; one that ran anew has made something else."""
+    if result.outcome is Outcome.UNPUBLISHED:
+        return Unpublished(commit=result.commit, verify=result.verify)
+    return None if result.outcome is Outcome.OK else job.unpublished
+
+
+def with_earlier_evidence(job: Job, result: Result) -> Result:
+    """Of a term that only published: its work was verified by the one before, and is the same commit."""
+    done = job.unpublished if job.is_to_be_published else None
+    if done is None or result.verify or result.commit != done.commit:
+        return result
+    return result.model_copy(update={"verify": done.verify})
 
 
 def unproven_by(job: Job, result: Result) -> list[str]:

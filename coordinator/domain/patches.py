@@ -55,6 +55,9 @@ def after_outcome(job: Job, outcome: Outcome, now: datetime, jitter: float) -> J
         case Outcome.BUDGET:
             asks = BlockedReason(kind="budget", text="its own budget is used up: raise it and requeue, or cancel")
             return blocked(job, asks)
+        case Outcome.UNPUBLISHED:
+            text = "done and verified, and the server does not take its branch: requeue publishes it again, or cancel"
+            return blocked(job, BlockedReason(kind="unpublished", text=text))
         case Outcome.CANCELLED:
             return cancelled(job)
         case Outcome.QUOTA_EXHAUSTED | Outcome.RELEASED | Outcome.PREEMPTED | Outcome.LOST | Outcome.MACHINE_FAILED:

@@ -30,6 +30,7 @@ async def grant_of(ctx: Context, job: Job, expires_at: datetime) -> Grant:
         manifest_snapshot=job.manifest_snapshot,
         body_md=await read_body(ctx, job),
         checkpoint=job.checkpoint,
+        publish_only=job.is_to_be_published,
         started=job.stage is Stage.BUILDING,
         stop=stop_order(ctx, job),
         term=term_times(ctx, job, expires_at),

@@ -68,6 +68,7 @@ JOB: Doc = {
     "lastFactoryId": None,
     "lostInARow": 0,
     "avoid": [],
+    "unpublished": None,
     "waitingSince": THEN,
     "repo": "https://git.example/shop.git",
     "cwd": None,

@@ -58,6 +58,7 @@ LEADS_TO = {
     Outcome.CANCELLED: Stage.FAILED,
     Outcome.UNRUNNABLE: Stage.FAILED,
     Outcome.MACHINE_FAILED: Stage.QUEUED,
+    Outcome.UNPUBLISHED: Stage.BLOCKED,
 }
 LOSSES = [Cause.EXPIRED, Cause.SESSION_GONE, Cause.NOT_STARTED, Cause.MISSING]
 
@@ -100,10 +101,29 @@ def test_what_a_machine_could_not_do_goes_elsewhere_and_says_why() -> None:
 
 def test_what_no_machine_that_fits_could_do_fails_with_the_reason_of_each() -> None:
     job = then(building(), machine_fails("no disk", elsewhere=False))
-    assert job.is_finished
+    assert (job.stage, job.is_finished, job.retries.used) == (Stage.FAILED, True, 0)
     assert job.result is not None
-    assert job.result.outcome is Outcome.UNRUNNABLE
     assert job.result.summary == "no factory that fits could run it:\nf1: no disk"
+
+
+def test_verified_work_that_no_server_takes_waits_for_a_person_and_is_then_only_published() -> None:
+    work = then(building(verify='"true"', review=0, ship="auto"), checkpoint)
+    assert work.checkpoint is not None
+    shown = (VerifyEvidence(command="true", rc=0),)
+    unpublished = Result(outcome=Outcome.UNPUBLISHED, commit=work.checkpoint.commit, verify=shown)
+    refused = decide(work, replace(report(work), result=unpublished.model_copy(update={"verify": ()})), NOW)
+    assert isinstance(refused, Rejected), "what is not shown to be verified is not done"
+    job = then(work, lambda it: replace(report(it), result=unpublished))
+    assert (job.stage, job.retries.used, job.is_to_be_published) == (Stage.BLOCKED, 0, True)
+    again = then(job, operate(Action.REQUEUE), claim)
+    assert again.is_to_be_published
+    published = Result(outcome=Outcome.OK, commit=work.checkpoint.commit, branch="fleet/x/2")
+    shipped = then(again, lambda it: replace(report(it), result=published))
+    assert shipped.stage is Stage.SHIPPED
+    assert shipped.result is not None
+    assert shipped.result.verify == shown, "the evidence of the term that verified it"
+    other = replace(report(again), result=published.model_copy(update={"commit": "b" * 40}))
+    assert isinstance(decide(again, other, NOW), Rejected), "another commit was never verified"
 
 
 def test_a_person_who_tries_again_tries_everywhere() -> None:

@@ -166,6 +166,26 @@ async def test_a_term_that_is_cancelled_while_its_tree_is_made_ends_at_once_and_
     await eventually(lambda: f"[gigafactory] looking at http://127.0.0.1:{port}/x.git" in life.said)
 
 
+async def test_a_branch_that_the_server_refuses_is_published_later_without_the_engine(tmp_path: Path) -> None:
+    repo = make_repo(tmp_path / "app")
+    hook = repo / ".git" / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\ngrep -q refs/heads && echo 'GF01: closed on Fridays' >&2 && exit 1\nexit 0\n")
+    hook.chmod(0o755)
+    script = f"echo work > new.txt; echo ran >> {tmp_path}/ran"
+    end = await ended(Life(tmp_path / "one", script, repo=str(repo), verify=("test -f new.txt",)))
+    assert end.result.outcome is Outcome.UNPUBLISHED
+    assert "GF01: closed on Fridays" in str(end.result.summary)
+    assert [one.rc for one in end.result.verify] == [0]
+    assert end.checkpoint is not None
+    assert end.checkpoint.commit == end.result.commit
+    hook.unlink()
+    again = Life(tmp_path / "two", script, repo=str(repo), lease_epoch=2, checkpoint=end.checkpoint, publish_only=True)
+    last = await ended(again)
+    assert (last.result.outcome, last.result.branch) == (Outcome.OK, "fleet/job1/2")
+    assert git(repo, "rev-parse", "fleet/job1/2") == end.result.commit
+    assert (tmp_path / "ran").read_text() == "ran\n", "no engine ran again"
+
+
 async def test_verify_sees_the_work_and_what_it_leaves_is_not_shipped(tmp_path: Path) -> None:
     repo = make_repo(tmp_path / "app")
     verify = ("test -f new.txt && echo junk > junk.txt && echo formatted > README.md",)

@@ -50,6 +50,6 @@ async def test_when_every_machine_that_fits_has_tried_the_job_fails_with_the_rea
     now = await job_now(ctx, job)
     assert now.is_finished
     assert now.result is not None
-    assert now.result.outcome is Outcome.UNRUNNABLE
+    assert now.result.outcome is Outcome.MACHINE_FAILED
     assert "f1: no disk\nf2: no network" in str(now.result.summary)
     assert now.retries.used == 0
