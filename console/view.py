@@ -62,6 +62,32 @@ def factory_row(factory: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+RESULT_LINES = 30
+
+
+def retries_used(retries: dict[str, Any]) -> str:
+    """The first failure has used none yet: what is counted are charged failures, the last of which has no retry."""
+    return f"{min(retries['used'], retries['max'])} of {retries['max']} used"
+
+
+def result_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was said of it line by line, with its end: that is where an error is."""
+    first, *rest = [plain(line) for line in (result.get("summary") or "").strip().splitlines()] or [""]
+    cut = [f"[... {len(rest) - RESULT_LINES} lines ...]"] if len(rest) > RESULT_LINES else []
+    return [("result", f"{result['outcome']}: {first}"), *(("", line) for line in [*cut, *rest[-RESULT_LINES:]])]
+
+
+def wanted_of_a_person(job: dict[str, Any]) -> str | None:
+    """What a job waits for that a person alone can give, as the command to type."""
+    if job["stage"] == "review":
+        return f"a review is wanted: gigafactory approve {job['id']}"
+    if job["stage"] == "testing":
+        return f"it waits to be shipped: gigafactory ship {job['id']}"
+    if (job.get("blockedReason") or {}).get("kind") in ("budget", "unpublished"):
+        return f"{job['blockedReason']['text']}: gigafactory requeue {job['id']}"
+    return None
+
+
 def job_facts(job: dict[str, Any], runs: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """One job as lines of (name, value)."""
     result = job.get("result") or {}
@@ -72,14 +98,14 @@ def job_facts(job: dict[str, Any], runs: Sequence[dict[str, Any]]) -> list[tuple
         ("engine", job["engine"]),
         ("needs", ", ".join(job["capabilities"]) or "nothing in particular"),
         ("repository", plain(job.get("repo") or job.get("cwd") or "none: an empty tree")),
-        ("retries", f"{job['retries']['used']} of {job['retries']['max']} used"),
+        ("retries", retries_used(job["retries"])),
     ]
     if job.get("blockedReason"):
         facts.append(("blocked", job["blockedReason"]["text"]))
     if job.get("checkpoint"):
         facts.append(("checkpoint", f"{job['checkpoint']['commit'][:12]} ({job['checkpoint']['ref']})"))
     if result:
-        facts.append(("result", f"{result['outcome']}: {plain((result.get('summary') or '').strip()[:500])}"))
+        facts += result_lines(result)
         if result.get("branch"):
             facts.append(("branch", plain(result["branch"])))
         facts += [("verify", f"{plain(one['command'])} -> {one['rc']}") for one in result.get("verify", [])]

@@ -14,7 +14,7 @@ import orjson
 import psutil
 
 from factory.credentials import note_trust
-from factory.git.environment import ASKS_NOBODY, inherited
+from factory.git.environment import ASKS_NOBODY, OWN, inherited
 from factory.marked import end_marked
 from factory.ports import Ended
 
@@ -164,6 +164,5 @@ async def _gone(launcher: psutil.Process, within_s: float) -> None:
 
 def engine_env(extra: Mapping[str, str]) -> dict[str, str]:
     """The engine's environment: the factory's, less what is its own (tokens, seeds), and git's of somewhere else."""
-    own = ("GIGAFACTORY_", "AQ_FLEET_", "COSMOS_")
-    machine = {name: value for name, value in inherited(os.environ).items() if not name.startswith(own)}
+    machine = {name: value for name, value in inherited(os.environ).items() if not name.startswith(OWN)}
     return machine | ASKS_NOBODY | dict(extra)

@@ -104,6 +104,13 @@ class Work:
         self._state = state
         self.tools = tools
 
+    def told(self) -> tuple[str, ...]:
+        """What could not be saved, and where a person finds it."""
+        if not self.tree.notes:
+            return ()
+        where = f"{self._state.grant.job_id}/{self._state.grant.lease_epoch}"
+        return (*self.tree.notes, f"the tree is kept on {self.tools.factory_id}, in work/quarantine/{where}")
+
     def is_trusted(self) -> bool:
         return self._state.trust.holds(self.tools.clock.boot_s())
 
@@ -134,6 +141,7 @@ class Work:
                 await self.tools.trees.settle(self.tree)
         except GitError as error:
             log.warning("the work on %s was not saved: %s", self._state.grant.job_id, error)
+            self.tree.notes += (f"not all of the work is saved: {error}",)
             return None
         return self.checkpoint(saved)
 
@@ -286,7 +294,7 @@ class Term:
         """What is verified gets its branch: the work as it was before verify."""
         failed, trees = verified.failed, self.tools.trees
         branch = None
-        notes = list(work.tree.notes)
+        notes = list(work.told())
         try:
             if verified.evidence and (changed := await trees.changed_since(work.tree, saved.commit)):
                 names = ", ".join(changed[:NAMED_MAX]) + (", …" if len(changed) > NAMED_MAX else "")
@@ -382,14 +390,14 @@ class Term:
             checkpoint = await work.save_last("work so far") or checkpoint
         outcome = OUTCOME_OF[cut]
         commit = work.last.commit if work is not None and work.last is not None else None
-        summary = "\n".join([*(work.tree.notes if work is not None else ()), self.state.why_ended(cut)])
+        summary = "\n".join([*(work.told() if work is not None else ()), self.state.why_ended(cut)])
         result = Result(outcome=outcome, summary=summary, commit=commit)
         return TermEnd(result, release=outcome in RELEASED, checkpoint=checkpoint)
 
     def _failed(
         self, why: str, output: TermLog, checkpoint: Checkpoint | None = None, work: Work | None = None
     ) -> TermEnd:
-        summary = "\n".join([*(work.tree.notes if work is not None else ()), why])
+        summary = "\n".join([*(work.told() if work is not None else ()), why])
         result = Result(outcome=Outcome.ENGINE_FAILED, summary=summary)
         return TermEnd(result, insights=self.tools.adapter.insights(output.tail()), checkpoint=checkpoint)
 

@@ -31,6 +31,7 @@ YES, NO = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
 UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _duration = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])")
 _reaches = re.compile(r"[a-z][a-z0-9+.-]*://|/|[A-Za-z]:[\\/]|[^/~.\s-][^/\s]*:")
+_tells_a_secret = re.compile(r"https?://[^/]*@", re.IGNORECASE)
 _fence = re.compile(
     r"\A\ufeff?---[ \t]*(?:#[^\r\n]*)?\r?\n(.*?)(?<![^\n])---[ \t]*(?:#[^\r\n]*)?(?:\r?\n|\Z)", re.DOTALL
 )
@@ -223,12 +224,14 @@ def _check_key(value: str) -> str:
 
 def _check_repo(value: str) -> str:
     """What means another thing on each machine, or nothing, is a mistake that can be seen here."""
-    if not _reaches.match(value):
+    if not _reaches.match(value) or _tells_a_secret.match(value):
         raise ValueError
     return value
 
 
-REPO_ALLOWED = "a URL, host:path, or a path that begins with /: what means the same on each machine"
+REPO_ALLOWED = (
+    "a URL, host:path, or a path that begins with /, without a password: that is for the machine's credential helper"
+)
 NAME_ALLOWED = "a name of a-z, 0-9, _ and -, at most 32 characters, not 'any'"
 
 

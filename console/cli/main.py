@@ -86,9 +86,14 @@ def _print_json(answer: Any) -> None:
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], badge: int) -> None:
+    """A table for people; in a pipe a line each, with tabs between, so that nothing is cut."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            typer.echo("\t".join(row))
+        return
     table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=place == 0)
     for row in rows:
         cells = [escape(cell) for cell in row]
         colour = view.BADGES.get(cells[badge].split(" ")[0], "white")
@@ -171,7 +176,7 @@ def _say_submitted(manifests: list[tuple[str, bytes]], answers: list[dict[str, A
         if not quiet:
             job = answer["job"]
             again = " (known already)" if answer["repeated"] else ""
-            typer.echo(f"{job['id']}  {job['stage']:<8} {job['title']}{again}")
+            typer.echo(f"{job['id']}  {job['stage']:<8} {view.plain(job['title'])}{again}")
     return refused
 
 
@@ -182,6 +187,8 @@ def _all_shipped(client: Client, ids: list[str], *, quiet: bool) -> bool:
             job = client.get(_path(job_id))["job"]
             if job["stage"] != waiting[job_id] and not quiet:
                 typer.echo(f"{job_id}  {job['stage']}")
+                if wanted := view.wanted_of_a_person(job):
+                    typer.echo(wanted, err=True)
             waiting[job_id] = job["stage"]
             if view.is_finished(job):
                 shipped = shipped and job["stage"] == "shipped"
@@ -247,11 +254,12 @@ def events(
         for event in found:
             show(event)
         if follow:
-            _follow(client, _path(job_id, "/events/stream"), str(found[-1]["seq"] if found else 0), show)
+            _follow(client, job_id, str(found[-1]["seq"] if found else 0), show)
 
 
-def _follow(client: Client, path: str, last_event_id: str, show: Callable[[dict[str, Any]], None]) -> None:
-    """Reconnects where it broke off; says when it is live and when it only polls."""
+def _follow(client: Client, job_id: str, last_event_id: str, show: Callable[[dict[str, Any]], None]) -> None:
+    """Reconnects where it broke off; says when it is live and when it only polls. Ends with the job."""
+    path = _path(job_id, "/events/stream")
     try:
         while True:
             try:
@@ -261,11 +269,19 @@ def _follow(client: Client, path: str, last_event_id: str, show: Callable[[dict[
                     elif name == "event":
                         show(data)
                         last_event_id = event_id or last_event_id
+                    if name in ("mode", "event") and _is_over(client, job_id, last_event_id):
+                        return
             except CoordinatorUnreachable as error:
                 typer.echo(f"-- {error}; trying again", err=True)
             time.sleep(LOOK_S)
     except KeyboardInterrupt:
         return
+
+
+def _is_over(client: Client, job_id: str, last_event_id: str) -> bool:
+    """Whether nothing more will happen to the job, and its last event was shown."""
+    job = client.get(_path(job_id))["job"]
+    return view.is_finished(job) and job["seq"] <= int(last_event_id)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -109,6 +110,10 @@ class LocalFleet:
         self.factories = {member.id: self._factory(member) for member in settings.members}
 
     @property
+    def product_id(self) -> str:
+        return self._settings.product_id
+
+    @property
     def url(self) -> str:
         return f"http://{HOST}:{self._port}"
 
@@ -119,6 +124,7 @@ class LocalFleet:
         except AlreadyLocked as held:
             raise LocalFleetError(f"a fleet runs in {self._settings.data} already, as process {held.pid}") from held
         try:
+            self._check_port()
             self.broker.start()
             self.coordinator.start()
             self._await_coordinator()
@@ -131,6 +137,15 @@ class LocalFleet:
         except BaseException:
             self.stop()
             raise
+
+    def _check_port(self) -> None:
+        """Another fleet there would answer in place of ours."""
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, self._port))
+            except (OSError, OverflowError) as error:
+                raise LocalFleetError(f"cannot listen on {HOST}:{self._port}: {error}; name another --port") from error
 
     def stop(self, grace_s: float = 40.0) -> None:
         """Factories drain first, then the coordinator ends, then the broker."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import typer
 
 from bus.server import BrokerError
 from deploy.local.fleet import Child, LocalFleet, LocalFleetError, LocalSettings
+
+DEFAULT_DATA = Path(".gigafactory")  # where the command line looks by itself
 
 RESTART_PAUSE_S = 2.0
 LOOK_S = 0.5
@@ -69,11 +72,17 @@ def _restart(child: Child) -> None:
     typer.echo(f"{child.name} runs again, as process {child.pid}")
 
 
+def _submit_command(fleet: LocalFleet, data: Path) -> str:
+    """As it works in the folder where this was started: the command line looks into the default folder by itself."""
+    if data == DEFAULT_DATA:
+        return "gigafactory submit JOB.md"
+    where = ("--url", fleet.url, "--token-file", str(fleet.secrets.operator_token_file), "--product", fleet.product_id)
+    return shlex.join(["gigafactory", *where, "submit", "JOB.md"])
+
+
 @app.command()
 def main(
-    data: Annotated[Path, typer.Option(help="Where everything is kept; a second start goes on there.")] = Path(
-        ".gigafactory"
-    ),
+    data: Annotated[Path, typer.Option(help="Where everything is kept; a second start goes on there.")] = DEFAULT_DATA,
     port: Annotated[int, typer.Option(help="Port of the REST API on 127.0.0.1.")] = 8080,
     bus_port: Annotated[int, typer.Option(help="Port of nats-server on 127.0.0.1.")] = 4222,
     lease_ttl: Annotated[float, typer.Option(help="Lease TTL in seconds.")] = 60.0,
@@ -89,7 +98,7 @@ def main(
     typer.echo(f"the fleet is up: {fleet.url}")
     typer.echo(f"operator token:   {fleet.secrets.operator_token_file}")
     typer.echo(f"logs:             {data.resolve() / 'log'}")
-    typer.echo("try: gigafactory submit JOB.md     Ctrl-C ends the fleet")
+    typer.echo(f"try: {_submit_command(fleet, data)}     Ctrl-C ends the fleet")
     try:
         watch(fleet, asked)
     finally:

@@ -21,11 +21,11 @@ class Reach(NamedTuple):
 
 def reach_of(url: str) -> Reach:
     parts = urlsplit(url) if "://" in url else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.username:
+    if parts is None or parts.scheme not in ("http", "https") or "@" not in parts.netloc:
         return Reach(url, {})
     host = parts.netloc.rpartition("@")[2]
     env = {
-        USER: unquote(parts.username),
+        USER: unquote(parts.username or ""),
         PASSWORD: unquote(parts.password or ""),
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"credential.{parts.scheme}://{host}.helper",

@@ -9,19 +9,26 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from factory.git.environment import factory_env
 from factory.git.run import GitError, git, run
+from factory.workspace.config import append_config
 from factory.workspace.reading import git_dir_of, linked_worktrees, read_refs, repositories_inside, stashes
 from factory.workspace.snapshot import FIXED_DATES, add_all
 from factory.workspace.term_repository import SAFE, TermRepository
 
 BUNDLE_BYTES_MAX = 100 * 1024 * 1024  # a repository without a remote is bundled whole
 INDEX = "index.json"
+SIDE_CONFIG = (
+    ("core", None, "bare", "false"),
+    ("core", None, "fsmonitor", "false"),
+    ("core", None, "hooksPath", "/dev/null"),
+    ("diff", None, "ignoreSubmodules", "dirty"),
+)
 HEAD, FILES = "refs/beside/HEAD", "refs/beside/tree"
 
 
@@ -47,7 +54,7 @@ async def bundle_inside(term: TermRepository, tmp: Path) -> Bundles:
         name = str(inner.relative_to(term.path))
         with tempfile.TemporaryDirectory(dir=tmp, ignore_cleanup_errors=True) as folder:
             try:
-                told = await _bundle(inner, Path(folder))
+                told = await _bundle(inner, Path(folder), can_fetch=name in term.submodules)
             except (GitError, OSError) as error:
                 notes.append(f"the history of the repository {name} is not saved: {error}")
                 continue
@@ -72,8 +79,10 @@ async def bundle_inside(term: TermRepository, tmp: Path) -> Bundles:
     return Bundles(commit, hashlib.sha256(text.encode()).hexdigest(), tuple(notes))
 
 
-async def _bundle(inner: Path, folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """None where its remotes have all of it. By a repository of our own, which borrows its objects."""
+async def _bundle(inner: Path, folder: Path, *, can_fetch: bool) -> tuple[Path, dict[str, Any]] | None:
+    """None where its remote has all of it. By a repository of our own, which borrows its objects. `can_fetch`: it is a
+    submodule that the term began with, so that a resumed term fetches what its remote has.
+    """
     git_dir = git_dir_of(inner)
     assert git_dir is not None
     left = await read_refs(git_dir)
@@ -82,7 +91,10 @@ async def _bundle(inner: Path, folder: Path) -> tuple[Path, dict[str, Any]] | No
     side = folder / "side.git"
     kind = "sha256" if len(left.head) == 64 else "sha1"
     await git(folder, "init", "--quiet", "--bare", "--template=", f"--object-format={kind}", str(side))
-    await git(side, "config", "core.bare", "false")
+    append_config(side / "config", SIDE_CONFIG)
+    (side / "info").mkdir(exist_ok=True)
+    exclude = git_dir / "info" / "exclude"
+    (side / "info" / "exclude").write_bytes(exclude.read_bytes() if exclude.is_file() else b"")
     env = {"GIT_DIR": str(side), "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((git_dir / "objects").resolve())}
     files = await _files_of(inner, git_dir, left.head, env, folder / "index")
     keep = {
@@ -94,7 +106,7 @@ async def _bundle(inner: Path, folder: Path) -> tuple[Path, dict[str, Any]] | No
     keep |= {f"refs/beside/stash/{at}": commit for at, (commit, _) in enumerate(stashes(git_dir))}
     orders = "".join(f"update {name} {commit}\n" for name, commit in keep.items())
     await git(side, "update-ref", "--stdin", env=env, stdin=os.fsencode(orders))
-    known = [f"^{commit}" for name, commit in left.refs.items() if name.startswith("refs/remotes/")]
+    known = [f"^{commit}" for name, commit in left.refs.items() if can_fetch and name.startswith("refs/remotes/")]
     told = "\n".join(known).encode()
     if not await git(side, "rev-list", "--max-count=1", "--all", "--stdin", env=env, stdin=told or b"\n"):
         return None
@@ -147,3 +159,14 @@ async def restore_inside(term: TermRepository, told: Sequence[dict[str, Any]], t
         else:
             await git(folder, *SAFE, "update-ref", "--no-deref", "HEAD", doc["head"])
         await git(folder, *SAFE, "read-tree", "--reset", "-u", doc["files"])
+
+
+async def try_restore_inside(
+    term: TermRepository, told: Sequence[dict[str, Any]], tmp: Path, progress: Callable[[str], None]
+) -> None:
+    """What cannot be restored stays in the checkpoint, and the term goes on without it: that is said."""
+    for doc in told:
+        try:
+            await restore_inside(term, [doc], tmp)
+        except (GitError, OSError) as error:
+            progress(f"the repository {doc['path']} could not be restored; it is in the checkpoint: {error}")

@@ -24,6 +24,13 @@ async def is_used(repository: Path, commit: str) -> bool:
     return bool(await git(repository, *argv, env={"GIT_DIR": str(repository)}, ok=(0, 1)))
 
 
+async def use_filter(vault: Path) -> None:
+    """Where a job has begun to use LFS by itself; without git-lfs on the machine there is no filter to use."""
+    has = await git(vault, "config", "--get", "filter.lfs.clean", env={"GIT_DIR": str(vault)}, ok=(0, 1))
+    if not has and shutil.which("git-lfs"):
+        append_config(vault / "config", FILTER)
+
+
 async def install(tree: Path, vault: Path, url: str) -> None:
     """Its filters, of both repositories. The hook that uploads is git-lfs's own to set when an engine wants it."""
     if not shutil.which("git-lfs"):

@@ -11,11 +11,11 @@ from factory.git.run import GitError, git
 from factory.git.urls import Reach
 from factory.ports import Fault, WorkspaceError
 from factory.workspace import saving
-from factory.workspace.bundles import read_bundles, restore_inside
+from factory.workspace.bundles import read_bundles, try_restore_inside
 from factory.workspace.cache import REFSPECS, Caches
 from factory.workspace.folder_remotes import FolderRemotes, fetch_folder_remotes, remotes_of, tell_uncommitted
 from factory.workspace.reading import read_refs
-from factory.workspace.remote import RemoteRefs, list_refs, resolve
+from factory.workspace.remote import RemoteRefs, Start, list_refs, resolve
 from factory.workspace.removal import remove_folder
 from factory.workspace.resuming import resume
 from factory.workspace.source import Source, source_of
@@ -47,7 +47,7 @@ class Preparing:
         checkpoint = _checked(grant.checkpoint) if grant.checkpoint is not None else None
         source = await source_of(grant, self._map)
         if source is None:
-            return await self._scratch(grant, folder, checkpoint)
+            return await self._scratch(grant, folder, checkpoint, progress)
         return await self._from(source, grant, folder, checkpoint, progress)
 
     async def _from(
@@ -63,7 +63,7 @@ class Preparing:
         bundles = await resume(term, checkpoint) if checkpoint is not None else None
         saved = await read_bundles(term, bundles) if bundles is not None else []
         await Submodules(term, self._caches, self._tmp, saved, progress).populate(term.path, source.url)
-        await restore_inside(term, saved, self._tmp)
+        await try_restore_inside(term, saved, self._tmp, progress)
         term.work_dir = term.path / source.inside
         if not term.work_dir.is_dir() or not term.work_dir.resolve().is_relative_to(term.path.resolve()):
             raise WorkspaceError(f"{grant.cwd}: there is no such folder at {grant.ref or 'HEAD'}", Fault.MANIFEST)
@@ -86,7 +86,7 @@ class Preparing:
             for last in (False, True):
                 progress(f"fetching {source.url}")
                 cache = await self._caches.current(source.reach, there, refspecs, progress)
-                start = await resolve(grant.ref, source.reach, there, cache)
+                start = await self._start(source, grant, there, cache)
                 term = _term(folder, source.reach, grant, base=start.commit, remote=source.url, local=local)
                 progress(f"checking out {start.branch or start.commit[:12]}")
                 try:
@@ -102,7 +102,18 @@ class Preparing:
                     await self._caches.discard(source.url)
         return term
 
-    async def _scratch(self, grant: Grant, folder: Path, checkpoint: Checkpoint | None) -> TermRepository:
+    async def _start(self, source: Source, grant: Grant, there: RemoteRefs, cache: Path) -> Start:
+        """A job that is resumed needs its `ref` no more: it may have been merged and deleted meanwhile."""
+        try:
+            return await resolve(grant.ref, source.reach, there, cache)
+        except WorkspaceError:
+            if grant.checkpoint is None:
+                raise
+        return await resolve(None, source.reach, there, cache)
+
+    async def _scratch(
+        self, grant: Grant, folder: Path, checkpoint: Checkpoint | None, progress: Progress
+    ) -> TermRepository:
         """An empty tree; resumed, the one of the term before, whose commit lies on this machine only."""
         async with self._queues.turn(self._own):
             if not (self._own / "HEAD").exists():
@@ -117,7 +128,8 @@ class Preparing:
         await term.in_vault("fetch", "--quiet", "--no-tags", "--", str(term.path), "+HEAD:refs/keep/base")
         term.granted = (await read_refs(term.git_dir)).refs
         bundles = await resume(term, checkpoint) if checkpoint is not None else None
-        await restore_inside(term, await read_bundles(term, bundles) if bundles is not None else [], self._tmp)
+        saved = await read_bundles(term, bundles) if bundles is not None else []
+        await try_restore_inside(term, saved, self._tmp, progress)
         await self._note_beginning(term, resumed=checkpoint is not None)
         return term
 

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
-from factory.git.environment import factory_env
-from factory.git.run import GitError, git, run
+from factory.git.run import GitError, git
 from factory.git.urls import reach_of
 from factory.workspace import lfs
 from factory.workspace.reading import git_dir_of, read_refs
@@ -27,18 +26,19 @@ class Unpushed(NamedTuple):
 async def publish(term: TermRepository, snapshot: str) -> str:
     """Raises GitError with the server's words where it does not take the branch."""
     async for inner in _unpushed(term.path, snapshot, term.vault):
-        name = inner.path.relative_to(term.path)
-        reach = reach_of(inner.url)
-        spec = f"{inner.commit}:refs/heads/{term.branch}"
-        argv = ["git", *SAFE, "push", "--quiet", "--no-verify", "--", reach.url, spec]
+        name = str(inner.path.relative_to(term.path))
+        reach = reach_of(term.submodules.get(name, inner.url))  # not where a job may have turned it to
+        env = {**reach.env, "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((inner.git_dir / "objects").resolve())}
+        argv = ("push", "--quiet", "--no-verify", "--", reach.url, f"{inner.commit}:refs/heads/{term.branch}")
         try:
-            await run(argv, cwd=inner.path, env=factory_env(reach.env))
+            await term.in_vault(*argv, env=env)
         except GitError as error:
             sentence = f"{name} is at {inner.commit[:12]}, which {reach.url} does not have and does not take: {error}"
             raise GitError(f"not shipped: {sentence}") from error
     await lfs.upload(term.vault, term.reach.url, snapshot, term.branch, term.reach.env)
-    argv = ["push", "--quiet", "--force", "--no-verify", "--", term.reach.url, f"{snapshot}:refs/heads/{term.branch}"]
-    await term.in_vault(*argv, env=term.reach.env)
+    spec = f"{snapshot}:refs/heads/{term.branch}"
+    pushed = ("push", "--quiet", "--force", "--no-verify", "--", term.reach.url, spec)
+    await term.in_vault(*pushed, env=term.reach.env)
     return term.branch
 
 

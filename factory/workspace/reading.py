@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from factory.git.run import git
+from factory.git.run import GitError, git
+
+PENDING = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "rebase-merge/autostash", "rebase-apply/autostash")
+_commit_line = re.compile(rb"([0-9a-f]{40,64})\b")
+_stash_entry = re.compile(rb"[0-9a-f]+ ([0-9a-f]{40,64}) [^\t]*(?:\t(.*))?")
 
 
 class Refs(NamedTuple):
@@ -31,13 +36,16 @@ class LinkedWorktree(NamedTuple):
 
 async def read_refs(git_dir: Path) -> Refs:
     """Raises GitError where it is no repository, OSError where it cannot be read."""
+    if not (git_dir / "HEAD").is_file():
+        raise GitError(f"{git_dir} has no HEAD")
     text = (git_dir / "HEAD").read_bytes().strip()
     with tempfile.TemporaryDirectory(prefix="refs-") as folder:
         view = _view_of(git_dir, Path(folder) / "view.git")
-        said = await git(view, "show-ref", "--head", env={"GIT_DIR": str(view)}, ok=(0, 1))
+        env = {"GIT_DIR": str(view)}  # not show-ref: one ref to what is not there would hide all others
+        said = await git(view, "for-each-ref", "--format=%(objectname) %(refname)", env=env)
+        head = await git(view, "rev-parse", "--verify", "--quiet", "HEAD", env=env, ok=(0, 1))
     refs = {name: commit for commit, _, name in (line.partition(" ") for line in said.splitlines())}
-    head = refs.pop("HEAD", None)
-    return Refs(refs, head, os.fsdecode(text.removeprefix(b"ref: ")) if text.startswith(b"ref: ") else None)
+    return Refs(refs, head or None, os.fsdecode(text.removeprefix(b"ref: ")) if text.startswith(b"ref: ") else None)
 
 
 def _view_of(git_dir: Path, view: Path) -> Path:
@@ -61,11 +69,21 @@ def _is_sha256(git_dir: Path) -> bool:
 
 def stashes(git_dir: Path) -> list[tuple[str, str]]:
     """Commit and message of each entry, the newest first."""
-    try:
-        lines = (git_dir / "logs" / "refs" / "stash").read_bytes().splitlines()
-    except OSError:
+    log = git_dir / "logs" / "refs" / "stash"
+    if not log.is_file():  # a pipe would never end
         return []
-    return [(line.split()[1].decode(), os.fsdecode(line.partition(b"\t")[2])) for line in reversed(lines)]
+    entries = [_stash_entry.match(line) for line in reversed(log.read_bytes().splitlines())]
+    return [(entry[1].decode(), os.fsdecode(entry[2] or b"")) for entry in entries if entry is not None]
+
+
+def pending(git_dir: Path) -> dict[str, str]:
+    """Commits that a merge or rebase which stopped half-way alone names."""
+    found = {}
+    for name in PENDING:
+        file = git_dir / name
+        if file.is_file() and (commit := _commit_line.match(file.read_bytes())):
+            found[name.rpartition("/")[2]] = commit[1].decode()
+    return found
 
 
 def linked_worktrees(git_dir: Path, refs: Refs) -> Iterator[LinkedWorktree]:

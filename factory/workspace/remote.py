@@ -87,6 +87,9 @@ async def resolve(ref: str | None, reach: Reach, there: RemoteRefs, cache: Path)
     if found:
         name = found[0]
         branch = name.removeprefix("refs/heads/") if name.startswith("refs/heads/") else None
+        if name.startswith(FLEET_HEADS):  # these are not copied with the others
+            argv = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--", url, name)
+            await git(cache, *argv, env=reach.env)
         return Start(there.refs.get(name + "^{}", there.refs[name]), branch)
     if _commit_id.fullmatch(ref) and (commit := await _commit(ref, reach, cache)):
         return Start(commit, None)

@@ -10,7 +10,7 @@ from factory.git.environment import factory_env
 from factory.git.run import GitError, git, run
 from factory.ports import Fault, WorkspaceError
 from factory.workspace.objects import own_objects
-from factory.workspace.saving import BUNDLES, OWN_REFS, STASH, WORKTREES
+from factory.workspace.saving import BUNDLES, PENDING, STASH, WORKTREES
 from factory.workspace.term_repository import SAFE, TermRepository
 from schemas.work import Checkpoint
 
@@ -80,18 +80,27 @@ async def _restore_beside(term: TermRepository, about: dict[str, Any], checkpoin
     bundles = None
     was = f"refs/heads/fleet/{checkpoint.ref.removeprefix('refs/gigafactory/')}"
     for text in about["tags"].values():
-        await git(term.path, "hash-object", "-t", "tag", "-w", "--stdin", stdin=os.fsencode(f"{text}\n"))
+        await git(term.path, "hash-object", "-t", "tag", "-w", "--stdin", stdin=text.encode("latin-1"))
     for told, commit in reversed(about["beside"]):
         name = os.fsdecode(told.encode("latin-1"))
-        if name == was:
-            await git(term.path, "update-ref", f"refs/heads/{term.branch}", commit)
-        elif name.startswith(OWN_REFS):
-            await git(term.path, "update-ref", name, commit)
-        elif name.startswith(STASH):
-            said = name.removeprefix(STASH).partition("/")[2]
-            await git(term.path, "stash", "store", "--quiet", "-m", said, commit)
-        elif name.startswith(WORKTREES):
-            await git(term.path, "update-ref", f"refs/heads/resumed/{name}", commit)
-        elif name == BUNDLES:
+        if name == BUNDLES:
             bundles = str(commit)
+            continue
+        try:
+            await _restore(term, name, commit, was)
+        except GitError:  # another ref stands in its way: it is not lost, and may be looked for
+            await git(term.path, "update-ref", f"refs/resumed/{commit}", commit)
     return bundles
+
+
+async def _restore(term: TermRepository, name: str, commit: str, was: str) -> None:
+    if name == was:
+        await git(term.path, "update-ref", f"refs/heads/{term.branch}", commit)
+    elif name.startswith("refs/"):
+        await git(term.path, "update-ref", name, commit)
+    elif name.startswith(STASH):
+        said = name.removeprefix(STASH).partition("/")[2]
+        await git(term.path, "stash", "store", "--quiet", "-m", said, commit)
+    else:
+        assert name.startswith((WORKTREES, PENDING))
+        await git(term.path, "update-ref", f"refs/heads/resumed/{name}", commit)

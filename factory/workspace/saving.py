@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.git.environment import factory_env
+from factory.git.run import run
 from factory.ports import Saved
 from factory.workspace import lfs
 from factory.workspace.bundles import bundle_inside
 from factory.workspace.objects import own_objects
-from factory.workspace.reading import Refs, linked_worktrees, read_refs, stashes
+from factory.workspace.reading import Refs, linked_worktrees, pending, read_refs, stashes
 from factory.workspace.snapshot import Snapshots, WorkTree
 from factory.workspace.term_repository import Pushed, TermRepository, make_vault
 
-OWN_REFS = ("refs/heads/", "refs/tags/", "refs/notes/")
-STASH, WORKTREES, BUNDLES = "stash/", "worktrees/", "bundles"
+NOT_BESIDE = ("refs/remotes/", "refs/stash", "refs/resume/", "refs/bisect/")
+STASH, WORKTREES, PENDING, BUNDLES = "stash/", "worktrees/", "pending/", "bundles"
 NO_REPOSITORY = (
     "the job removed its repository (.git): its files are saved, and of its commits what the last checkpoint had"
 )
@@ -58,8 +60,10 @@ async def look(term: TermRepository, message: str, tmp: Path) -> Look:
             work = WorkTree(linked.path, term.git_dir, linked.index_file, linked.head)
             commit = (await snapshots.take(work, None)).commit
         beside[f"{WORKTREES}{linked.name}"] = commit
+    beside, lacking = await _commits_only(term, beside)
+    notes += lacking
     sign = tuple(sorted(beside.items()))
-    bundles = await bundle_inside(term, tmp) if left.head is not None else None
+    bundles = await bundle_inside(term, tmp) if NO_REPOSITORY not in notes else None
     if bundles is not None:
         notes += bundles.notes
         if bundles.commit is not None:
@@ -84,7 +88,8 @@ async def save(term: TermRepository, message: str, tmp: Path) -> Saved | None:
     kept = await _join(term, seen, message)
     await term.in_vault("update-ref", "refs/keep/k", kept)
     if term.remote is not None:
-        await lfs.upload(term.vault, term.reach.url, kept, term.branch, term.reach.env)
+        for commit in dict.fromkeys([kept, *seen.beside.values()]):
+            await lfs.upload(term.vault, term.reach.url, commit, term.branch, term.reach.env)
     argv = ("push", "--quiet", "--force", "--no-verify", "--", term.reach.url, f"{kept}:{term.ref}")
     await term.in_vault(*argv, env=term.reach.env)
     term.kept, term.snapshot, term.pushed = kept, seen.snapshot, seen.pushed
@@ -107,15 +112,31 @@ async def _refs_of(term: TermRepository) -> tuple[Refs, tuple[str, ...]]:
 
 
 def _refs_beside(term: TermRepository, left: Refs) -> dict[str, str]:
-    theirs = {commit for name, commit in left.refs.items() if name.startswith("refs/remotes/")}
-    return {
+    """Every ref that is not as the term was given it, but for HEAD's own branch. Remote-tracking refs prove nothing: a
+    job may have had remotes that are gone.
+    """
+    theirs = set(term.granted.values())
+    beside = {
         name: commit
         for name, commit in left.refs.items()
-        if name.startswith(OWN_REFS)
-        and commit != left.head
-        and commit not in theirs
-        and term.granted.get(name) != commit
+        if not name.startswith(NOT_BESIDE) and name != left.branch and commit not in theirs
     }
+    kept = [commit for commit, _ in stashes(term.git_dir)]
+    if (stash := left.refs.get("refs/stash")) and stash not in kept:  # its log is gone
+        beside[f"{STASH}0/without its log"] = stash
+    return beside | {f"{PENDING}{name}": commit for name, commit in pending(term.git_dir).items()}
+
+
+async def _commits_only(term: TermRepository, beside: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """A tag of a file cannot be joined to a commit, nor can what is damaged: each is named."""
+    if not beside:
+        return beside, ()
+    told = "\n".join(f"{commit}^{{commit}}" for commit in beside.values()).encode() + b"\n"
+    env = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(term.git_dir / "objects")}
+    said = (await term.in_vault("cat-file", "--batch-check", env=env, stdin=told)).splitlines()
+    good = {name: commit for (name, commit), line in zip(beside.items(), said, strict=True) if " commit " in line}
+    lost = sorted(beside.keys() - good.keys())
+    return good, (f"not saved, since they are no commits or are damaged: {', '.join(lost)}",) if lost else ()
 
 
 async def _make_vault_again(term: TermRepository) -> None:
@@ -149,7 +170,7 @@ async def _join(term: TermRepository, seen: Look, message: str) -> str:
         "before": term.kept,
         "beside": [[os.fsencode(name).decode("latin-1"), commit] for name, commit in seen.beside.items()],
         "tags": {
-            commit: await term.in_vault("cat-file", "tag", commit)
+            commit: await _text_of_tag(term, commit)
             for commit, tip in zip(seen.beside.values(), tips, strict=True)
             if commit != tip  # an annotated tag is no parent: its text brings it back under the same id
         },
@@ -158,6 +179,12 @@ async def _join(term: TermRepository, seen: Look, message: str) -> str:
     argv = [word for parent in parents for word in ("-p", parent)]
     text = os.fsencode(f"{message}\n\n{json.dumps(about)}\n")
     return await term.in_vault("commit-tree", f"{seen.snapshot}^{{tree}}", *argv, "-F", "-", stdin=text)
+
+
+async def _text_of_tag(term: TermRepository, commit: str) -> str:
+    """Byte by byte: it must give the same id again."""
+    env = factory_env({"GIT_DIR": str(term.vault)})
+    return (await run(["git", "cat-file", "tag", commit], cwd=term.vault, env=env)).decode("latin-1")
 
 
 async def _peeled(term: TermRepository, commits: list[str]) -> list[str]:

@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factory.git.run import GitError, git
+from factory.workspace import lfs
+from factory.workspace.reading import git_dir_of, read_refs
 from factory.workspace.term_repository import TermRepository
 
 BIG_INDEX = 1 << 20
 SAME_SECOND_S = 1.01
+ADD_TRIES = 6
 FIXED_DATES = {"GIT_AUTHOR_DATE": "@0 +0000", "GIT_COMMITTER_DATE": "@0 +0000"}  # the same content is the same commit
-TAKEN_FILTERS = frozenset({"unspecified", "unset", "set", "lfs"})
+TAKEN_FILTERS = frozenset({"unspecified", "unset", "set"})
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Snapshots:
             (self._term.vault / "info" / "exclude").write_bytes(exclude.read_bytes() if exclude.is_file() else b"")
             await self._copy_index(work, env)
             left_out = await self._unknown_filters(work.path, env)
-            await add_all(work.path, env, Path(folder), left_out)
+            await self._add_steadily(work, env, Path(folder), left_out)
             tree = await git(work.path, "write-tree", env=env)
             if tree == await git(work.path, "rev-parse", f"{work.head}^{{tree}}", env=env):
                 return Snapshot(work.head, tree, left_out)
@@ -98,6 +101,15 @@ class Snapshots:
             _remove(mine)
             await git(work.path, "read-tree", work.head, env=env)
 
+    async def _add_steadily(
+        self, work: WorkTree, env: Mapping[str, str], folder: Path, left_out: tuple[str, ...]
+    ) -> None:
+        """A file that goes while git looks at it makes it give up: the next look sees the tree without it."""
+        for _ in range(ADD_TRIES - 1):
+            with contextlib.suppress(GitError):
+                return await add_all(work.path, env, folder, left_out)
+        return await add_all(work.path, env, folder, left_out)
+
     async def _unknown_filters(self, top: Path, env: Mapping[str, str]) -> tuple[str, ...]:
         attributes = await git(
             top, "ls-files", "--cached", "--others", "-z", "--", ".gitattributes", "**/.gitattributes", env=env
@@ -111,12 +123,39 @@ class Snapshots:
         told = os.fsencode("\0".join(names))
         said = (await git(top, "check-attr", "-z", "--stdin", "filter", env=env, stdin=told)).split("\0")
         pairs = list(zip(said[0::3], said[2::3], strict=False))
+        if any(driver == "lfs" for _, driver in pairs):
+            await lfs.use_filter(self._term.vault)
         known = {driver: await self._has(driver) for driver in {driver for _, driver in pairs} - TAKEN_FILTERS}
         return tuple(name for name, driver in pairs if driver not in TAKEN_FILTERS and not known[driver])
 
     async def _has(self, driver: str) -> bool:
         found = ("config", "--get", f"filter.{driver}.clean")
         return bool(await git(self._term.vault, *found, env={"GIT_DIR": str(self._term.vault)}, ok=(0, 1)))
+
+
+async def _take_links(top: Path, env: Mapping[str, str]) -> list[str]:
+    """The submodules' own commits into the index; gives their paths. `git add` would start a git in each of them, which
+    obeys the configuration that a job left there.
+    """
+    links, moved = [], []
+    for entry in (await git(top, "ls-files", "--stage", "-z", env=env)).split("\0"):
+        about, _, name = entry.partition("\t")
+        if not about.startswith("160000 "):
+            continue
+        git_dir = git_dir_of(top / name)
+        if git_dir is None and not _is_empty_folder(top / name):
+            continue  # removed, or files took its place
+        links.append(name)
+        head = (await read_refs(git_dir)).head if git_dir is not None else None
+        if head is not None and head != about.split()[1]:
+            moved.append(f"160000 {head}\t{name}\0")
+    if moved:
+        await git(top, "update-index", "-z", "--index-info", env=env, stdin=os.fsencode("".join(moved)))
+    return links
+
+
+def _is_empty_folder(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _remove(index: Path) -> None:
@@ -135,7 +174,8 @@ async def add_all(top: Path, env: Mapping[str, str], folder: Path, left_out: Seq
     """
     others = await git(top, "ls-files", "--others", "--exclude-standard", "-z", env=env)
     inside = [name.rstrip("/") for name in others.split("\0") if name.endswith("/")]
-    without = [f":(exclude,top,literal){name}" for name in (*inside, *left_out)]
+    links = await _take_links(top, env)
+    without = [f":(exclude,top,literal){name}" for name in (*inside, *left_out, *links)]
     spec = os.fsencode("\0".join([".", *without]))
     await git(top, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", env=env, stdin=spec)
     for name in inside:

@@ -53,6 +53,7 @@ class Submodules:
 
     async def _populate(self, top: Path, module: Submodule, url: str) -> None:
         reach, folder = reach_of(url), top / module.path
+        self._term.submodules[str(folder.relative_to(self._term.path))] = reach.url
         outer = git_dir_of(top)
         assert outer is not None
         git_dir = outer / "modules" / module.name

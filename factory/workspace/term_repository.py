@@ -27,6 +27,12 @@ VAULT_CONFIG: tuple[Entry, ...] = (
     ("core", None, "hooksPath", "/dev/null"),
     ("core", None, "fsmonitor", "false"),
     ("core", None, "safecrlf", "false"),
+    (
+        "diff",
+        None,
+        "ignoreSubmodules",
+        "dirty",
+    ),  # to look for dirt git would start one that obeys the submodule's config
     ("gc", None, "auto", "0"),
     ("push", None, "gpgSign", "false"),
     ("push", None, "followTags", "false"),
@@ -49,7 +55,7 @@ class Pushed(NamedTuple):
 @dataclass(kw_only=True)
 class TermRepository(Worktree):
     """`folder`: of the term. `granted`: the refs that its repository began with. `snapshot`: the last one, `kept`: the
-    commit that joins it with all that is beside it and with those before it.
+    commit that joins it with all that is beside it and with those before it. `submodules`: path -> URL, at the start.
     """
 
     folder: Path
@@ -59,6 +65,7 @@ class TermRepository(Worktree):
     kept: str | None = None
     pushed: Pushed | None = None
     last_head: str | None = None
+    submodules: dict[str, str] = field(default_factory=dict)
 
     @property
     def vault(self) -> Path:

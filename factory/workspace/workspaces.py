@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 WHOLE = "term.json"  # a folder without it had no engine
 PUT_BY = "pushed.json"
+OWN_ENTRIES = ("tree", "vault.git", WHOLE, PUT_BY)
 KEYS = ("repo:", "ref:", "cwd:", "checkpoint:", "submodule ", "the checkpoint ")
 
 
@@ -96,6 +97,10 @@ class Workspaces:
     async def settle(self, tree: Worktree) -> bool:
         """The engine has ended: whether all that it left is saved. What comes after it is no work of the term."""
         tree.settled = await self.is_saved(tree)
+        beside = sorted(entry.name for entry in _of(tree).folder.iterdir() if entry.name not in OWN_ENTRIES)
+        if beside:
+            tree.settled = False
+            tree.notes += (f"not saved, since it lies beside the tree and not in it: {', '.join(beside)}",)
         return tree.settled
 
     async def publish(self, tree: Worktree, saved_commit: str) -> str | None:

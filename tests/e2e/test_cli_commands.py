@@ -149,7 +149,8 @@ def test_jobs_are_listed_filtered_and_paged(shell: Shell, operator: Operator) ->
         operator.submit(manifest(title=f"t{number}"), f"k{number}")
     operator.submit(manifest(title="'[red] [/] paint'", capabilities="[gpu]"), "gpu")
     table = shell.ok("jobs")
-    assert table.splitlines()[0].split() == ["id", "stage", "priority", "title", "factory", "attempt", "since"]
+    assert {len(line.split("\t")) for line in table.splitlines()} == {7}, "in a pipe a line each, without a header"
+    assert len({line.split("\t")[0] for line in table.splitlines()}) == 4
     assert all(f"t{number}" in table for number in range(3))
     assert "[red] [/] paint" in table, "a title is no markup"
     assert "t0" not in shell.ok("jobs", "--capability", "gpu")
@@ -170,6 +171,48 @@ def test_a_job_is_shown_with_its_facts_and_runs(shell: Shell, operator: Operator
         assert words in text
     answer = shell.json("job", job["id"])
     assert (answer["job"]["id"], answer["runs"][0]["outcome"]) == (job["id"], "ok")
+
+
+def test_a_failure_is_shown_with_its_end_and_no_more_retries_than_there_are(
+    shell: Shell, operator: Operator, holder: Holder
+) -> None:
+    job = operator.submit(manifest(retries=0))
+    summary = "the engine ended with 1\n" + "".join(f"line {number} \x1b[2J\n" for number in range(50)) + "ERROR: here"
+    holder.report(holder.claim(job["id"]), outcome="engine_failed", summary=summary)
+    text = shell.ok("job", job["id"])
+    assert "result      engine_failed: the engine ended with 1" in text
+    assert "ERROR: here" in text
+    assert "\x1b" not in text
+    assert "retries     0 of 0 used" in text
+
+
+def test_following_events_ends_with_the_job(shell: Shell, operator: Operator) -> None:
+    job = operator.submit(manifest())
+    following = shell.begin("events", job["id"], "--follow")
+    until(lambda: "submitted" in (shell.directory / "out").read_text(), 30, "the first event")
+    assert following.poll() is None
+    shell.ok("cancel", job["id"])
+    assert following.wait(30) == 0
+    assert "cancelled" in (shell.directory / "out").read_text()
+    assert "cancelled" in shell.ok("events", job["id"], "-f"), "one that is over already ends at once"
+
+
+def test_who_waits_for_a_job_is_told_what_a_person_must_do(shell: Shell, operator: Operator, holder: Holder) -> None:
+    waiting = shell.begin("submit", str(shell.write("job.md", manifest(review=1))), "--wait")
+    until(lambda: "queued" in (shell.directory / "out").read_text(), 30, "the job")
+    job_id = (shell.directory / "out").read_text().split()[0]
+    holder.report(holder.claim(job_id))
+    command = f"gigafactory approve {job_id}"
+    until(lambda: command in (shell.directory / "errors").read_text(), 30, "the command to type")
+    shell.ok("approve", job_id)
+    until(lambda: f"gigafactory ship {job_id}" in (shell.directory / "errors").read_text(), 30, "the next one")
+    shell.ok("ship", job_id)
+    assert waiting.wait(30) == 0
+
+
+def test_no_control_sequence_of_a_title_reaches_the_terminal(shell: Shell) -> None:
+    title = '"\\e]0;OWNED\\a\\e[2J red"'
+    assert "\x1b" not in shell.ok("submit", str(shell.write("job.md", manifest(title=title))))
 
 
 @pytest.mark.parametrize("command", ["job", "events", "logs", "explain", "ship", "approve", "cancel"])
@@ -258,8 +301,8 @@ def test_explain_says_why_and_what_would_start_it(shell: Shell, operator: Operat
 
 def test_factories_are_listed(shell: Shell, product: str) -> None:
     lines = shell.ok("factories").splitlines()
-    assert len(lines) == 2, "those of other products are not shown"
-    assert f"{product}-f" in lines[1]
+    assert len(lines) == 1, "those of other products are not shown"
+    assert f"{product}-f" in lines[0]
     (row,) = shell.json("factories")["factories"]
     assert row["id"] == f"{product}-f"
 

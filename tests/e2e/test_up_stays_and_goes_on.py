@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import stat
@@ -130,6 +131,29 @@ async def test_a_second_up_on_the_same_directory_is_told_who_runs_there(up: Up) 
     assert second.returncode == 1
     assert up.process is not None
     assert f"already, as process {up.process.pid}" in second.stderr
+
+
+async def test_a_port_where_somebody_else_listens_is_told_and_ends_it(tmp_path: Path) -> None:
+    """Another fleet there would answer the question whether this one is up."""
+    with socket.create_server((HOST, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        argv = [sys.executable, "-m", "console.cli", "up", "--data", str(tmp_path / "d"), "--port", port]
+        done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert f"cannot listen on {HOST}:{port}" in done.stderr
+    assert "--port" in done.stderr
+
+
+async def test_the_command_that_up_prints_works_as_it_stands(up: Up, tmp_path: Path) -> None:
+    await up.is_up()
+    (line,) = [line for line in up.output.read_text().splitlines() if line.startswith("try: gigafactory ")]
+    command = shlex.split(line.partition("try: ")[2].partition("     ")[0])
+    (tmp_path / "JOB.md").write_bytes(manifest())
+    argv = [sys.executable, "-m", "console.cli", *command[1:]]
+    done = await asyncio.to_thread(
+        subprocess.run, argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 async def test_what_dies_is_started_again(up: Up) -> None:

@@ -13,7 +13,7 @@ from factory.git.run import GitError
 from factory.ports import Saved, WorkspaceError, Worktree
 from factory.workspace import bundles
 from factory.workspace.workspaces import Workspaces
-from tests.support.terms import git, make_repo, refs
+from tests.support.terms import checkpoint, git, make_repo, refs
 from tests.support.trees import commit, files_of, has, of_repo, resumed, saved, write
 from tests.support.waiting import eventually
 
@@ -366,3 +366,102 @@ async def test_a_tree_in_quarantine_is_complete_by_itself(spaces: Workspaces, re
     assert git(kept / "ignored" / "helper", "status", "--porcelain") == "?? draft.txt"
     git(kept, "push", "--quiet", "origin", "HEAD:refs/heads/rescued")
     assert refs(repo)["refs/heads/rescued"] == made
+
+
+async def test_what_git_keeps_in_odd_places_is_saved_too(spaces: Workspaces, elsewhere: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "update-ref", "refs/wip/mine", commit(tree.path, name="wip.txt"))
+    git(tree.path, "reset", "--quiet", "--hard", "HEAD~1")
+    write(tree, "README.md", "stashed\n")
+    git(tree.path, "stash", "push", "--quiet")
+    stash = git(tree.path, "rev-parse", "refs/stash")
+    (tree.path / ".git" / "logs" / "refs" / "stash").unlink()
+    git(tree.path, "tag", "--annotate", "--no-sign", "-m", "", "--cleanup=verbatim", "empty")
+    tagged = git(tree.path, "rev-parse", "empty")
+    (tree.path / ".git" / "MERGE_HEAD").write_text(git(tree.path, "rev-parse", "refs/wip/mine") + "\n")
+    done = await saved(spaces, tree)
+    again = await elsewhere.prepare(resumed(repo, 2, done))
+    assert git(again.path, "rev-parse", "refs/stash", "empty") == f"{stash}\n{tagged}"
+    assert "wip.txt" in files_of(again.path, "refs/wip/mine")
+    assert "wip.txt" in files_of(again.path, "refs/heads/resumed/pending/MERGE_HEAD")
+
+
+async def test_what_cannot_be_joined_is_named_and_hinders_nothing_else(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "tag", "of-a-file", git(tree.path, "rev-parse", "HEAD:README.md"))
+    (tree.path / ".git" / "refs" / "heads" / "broken").write_text("1" * 40 + "\n")
+    write(tree)
+    done = await saved(spaces, tree)
+    assert "new.txt" in files_of(repo, done.commit)
+    assert "refs/tags/of-a-file" in tree.notes[0]
+    assert not await spaces.clean_up(tree)
+
+
+async def test_a_pipe_where_a_log_should_be_stops_nobody(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    write(tree)
+    logs = tree.path / ".git" / "logs" / "refs"
+    logs.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(logs / "stash")
+    assert "new.txt" in files_of(repo, (await saved(spaces, tree)).commit)
+    (logs / "stash").unlink()
+    (logs / "stash").write_text("\nno entry\n")
+    assert await spaces.is_saved(tree)
+
+
+async def test_what_a_job_writes_beside_its_tree_is_named_and_keeps_it(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    (tree.path.parent / "notes.md").write_text("beside\n")
+    assert not await spaces.settle(tree)
+    assert "notes.md" in tree.notes[-1]
+    kept = await spaces.quarantine(tree)
+    assert kept is not None
+    assert (kept.parent / "notes.md").read_text() == "beside\n"
+
+
+async def test_commits_of_repositories_inside_are_saved_where_head_has_none(
+    spaces: Workspaces, elsewhere: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    upstream = make_repo(tmp_path / "upstream")
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "clone", "--quiet", str(upstream), "inside")
+    made = commit(tree.path / "inside", name="inside.txt")
+    git(tree.path, "checkout", "--quiet", "--orphan", "pages")
+    done = await saved(spaces, tree)
+    shutil.rmtree(upstream)
+    again = await elsewhere.prepare(resumed(repo, 2, done))
+    assert git(again.path / "inside", "rev-parse", "HEAD") == made
+
+
+async def test_a_job_may_go_on_from_a_branch_of_the_fleet_and_outlives_its_ref(
+    spaces: Workspaces, elsewhere: Workspaces, repo: Path
+) -> None:
+    first = await spaces.prepare(of_repo(repo))
+    write(first)
+    done = await saved(spaces, first)
+    branch = await spaces.publish(first, done.commit)
+    second = await elsewhere.prepare(of_repo(repo, job_id="job2", ref=branch))
+    assert (second.base, (second.path / "new.txt").read_text()) == (done.commit, "work\n")
+    write(second, "more.txt")
+    later = await saved(elsewhere, second)
+    git(repo, "branch", "-D", str(branch))
+    third = await spaces.prepare(
+        of_repo(repo, 2, job_id="job2", ref=branch, checkpoint=checkpoint(later.ref, later.commit))
+    )
+    assert (third.path / "more.txt").exists()
+
+
+async def test_no_program_that_a_submodule_names_is_run(spaces: Workspaces, repo: Path, tmp_path: Path) -> None:
+    library = make_repo(tmp_path / "repos" / "library")
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    git(repo, "commit", "--quiet", "--message", "with a submodule")
+    tree = await spaces.prepare(of_repo(repo))
+    run = tmp_path / "run"
+    run.write_text(f"#!/bin/sh\nenv > {tmp_path}/ran\n")
+    run.chmod(0o755)
+    git(tree.path / "lib", "config", "core.fsmonitor", str(run))
+    (tree.path / "lib" / "more.txt").write_text("work\n")
+    write(tree)
+    await saved(spaces, tree)
+    await spaces.is_saved(tree)
+    assert not (tmp_path / "ran").exists()
