@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from factory.git.environment import factory_env
 from factory.git.run import GitError, git, run
 from factory.workspace.config import append_config
-from factory.workspace.reading import git_dir_of, linked_worktrees, read_refs, repositories_inside, stashes
+from factory.workspace.reading import git_dir_of, linked_worktrees, module_dirs, read_refs, repositories_inside, stashes
 from factory.workspace.snapshot import FIXED_DATES, add_all
 from factory.workspace.term_repository import SAFE, TermRepository
 
@@ -29,6 +29,7 @@ SIDE_CONFIG = (
     ("core", None, "hooksPath", "/dev/null"),
     ("diff", None, "ignoreSubmodules", "dirty"),
 )
+MODULES = ".git/modules/"
 HEAD, FILES = "refs/beside/HEAD", "refs/beside/tree"
 
 
@@ -50,11 +51,11 @@ async def bundle_inside(term: TermRepository, tmp: Path) -> Bundles:
     entries: list[str] = []
     about: list[dict[str, Any]] = []
     notes: list[str] = []
-    for inner in repositories_inside(term.path, own):
-        name = str(inner.relative_to(term.path))
+    for name, git_dir, inner in _inside(term, own):
         with tempfile.TemporaryDirectory(dir=tmp, ignore_cleanup_errors=True) as folder:
+            can_fetch = name in term.submodules or inner is None
             try:
-                told = await _bundle(inner, Path(folder), can_fetch=name in term.submodules)
+                told = await _bundle(inner, git_dir, Path(folder), can_fetch=can_fetch)
             except (GitError, OSError) as error:
                 notes.append(f"the history of the repository {name} is not saved: {error}")
                 continue
@@ -79,12 +80,25 @@ async def bundle_inside(term: TermRepository, tmp: Path) -> Bundles:
     return Bundles(commit, hashlib.sha256(text.encode()).hexdigest(), tuple(notes))
 
 
-async def _bundle(inner: Path, folder: Path, *, can_fetch: bool) -> tuple[Path, dict[str, Any]] | None:
+def _inside(term: TermRepository, own: set[Path]) -> Iterator[tuple[str, Path, Path | None]]:
+    """Name, repository and work tree of each; without a work tree what is left of a submodule that was taken out."""
+    seen = set()
+    for inner in repositories_inside(term.path, own):
+        git_dir = git_dir_of(inner)
+        assert git_dir is not None
+        seen.add(git_dir.resolve())
+        yield str(inner.relative_to(term.path)), git_dir, inner
+    for git_dir in module_dirs(term.git_dir):
+        if git_dir.resolve() not in seen:
+            yield str(git_dir.relative_to(term.path)), git_dir, None
+
+
+async def _bundle(
+    inner: Path | None, git_dir: Path, folder: Path, *, can_fetch: bool
+) -> tuple[Path, dict[str, Any]] | None:
     """None where its remote has all of it. By a repository of our own, which borrows its objects. `can_fetch`: it is a
     submodule that the term began with, so that a resumed term fetches what its remote has.
     """
-    git_dir = git_dir_of(inner)
-    assert git_dir is not None
     left = await read_refs(git_dir)
     if left.head is None:
         return None  # no history: its files are in the snapshot
@@ -96,7 +110,9 @@ async def _bundle(inner: Path, folder: Path, *, can_fetch: bool) -> tuple[Path, 
     exclude = git_dir / "info" / "exclude"
     (side / "info" / "exclude").write_bytes(exclude.read_bytes() if exclude.is_file() else b"")
     env = {"GIT_DIR": str(side), "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((git_dir / "objects").resolve())}
-    files = await _files_of(inner, git_dir, left.head, env, folder / "index")
+    files = left.head
+    if inner is not None:
+        files = await _files_of(inner, git_dir, left.head, env, folder / "index")
     keep = {
         name: commit
         for name, commit in left.refs.items()
@@ -147,6 +163,8 @@ async def unbundle(term: TermRepository, git_dir: Path, told: dict[str, Any], tm
 async def restore_inside(term: TermRepository, told: Sequence[dict[str, Any]], tmp: Path) -> None:
     """Repositories as they were: HEAD and its branch, and what was not committed as staged."""
     for doc in told:
+        if doc["path"].startswith(MODULES):  # its commits are there with the submodule, if the checkpoint still has one
+            continue
         folder = term.path / doc["path"]
         git_dir = git_dir_of(folder)
         if git_dir is None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from factory.git.run import GitError, git
 from factory.git.urls import reach_of
 from factory.workspace import lfs
-from factory.workspace.reading import git_dir_of, read_refs
+from factory.workspace.reading import git_dir_of, module_dirs, read_refs
 from factory.workspace.term_repository import SAFE, TermRepository
 
 _gitlink = re.compile(r"160000 commit ([0-9a-f]+)\t(.*)", re.DOTALL)
@@ -42,12 +42,23 @@ async def publish(term: TermRepository, snapshot: str) -> str:
     return term.branch
 
 
+async def _module_with(top: Path, commit: str) -> Path | None:
+    """The repository of a submodule that is not checked out any more."""
+    outer = git_dir_of(top)
+    for git_dir in module_dirs(outer) if outer is not None else ():
+        argv = ("cat-file", "--batch-check")
+        said = await git(git_dir, *argv, env={"GIT_DIR": str(git_dir)}, stdin=f"{commit}\n".encode())
+        if not said.endswith("missing"):
+            return git_dir
+    return None
+
+
 async def _unpushed(top: Path, commit: str, repository: Path) -> AsyncIterator[Unpushed]:
     """Submodules' commits that their remotes lack, the deepest first."""
     listed = await git(repository, "ls-tree", "-r", "-z", commit, env={"GIT_DIR": str(repository)})
     for entry in listed.split("\0"):
         link = _gitlink.fullmatch(entry)
-        git_dir = git_dir_of(top / link[2]) if link else None
+        git_dir = git_dir_of(top / link[2]) or await _module_with(top, link[1]) if link else None
         if link is None or git_dir is None:
             continue
         async for deeper in _unpushed(top / link[2], link[1], git_dir):

@@ -115,6 +115,13 @@ def git_dir_of(folder: Path) -> Path | None:
     return None
 
 
+def module_dirs(git_dir: Path) -> Iterator[Path]:
+    """The repositories of submodules, at every level, also of those that are not checked out any more."""
+    for head in sorted((git_dir / "modules").rglob("HEAD")):
+        if (head.parent / "objects").is_dir():
+            yield head.parent
+
+
 def repositories_inside(top: Path, own: set[Path]) -> Iterator[Path]:
     """Submodules and others, outermost first. `own`: linked worktrees of the tree itself, which are none."""
     for folder, names, files in os.walk(top):

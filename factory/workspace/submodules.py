@@ -69,9 +69,10 @@ class Submodules:
         back = _join(folder, git_dir)
         await git(git_dir, "config", "core.worktree", back, env={"GIT_DIR": str(git_dir)})
         await git(folder, "remote", "set-url", "origin", reach.url)
-        saved = self._saved.get(str(folder.relative_to(self._term.path)))
-        if saved is not None:
-            await unbundle(self._term, git_dir, saved, self._tmp)
+        for place in (folder, git_dir):
+            saved = self._saved.get(str(place.relative_to(self._term.path)))
+            if saved is not None:
+                await unbundle(self._term, git_dir, saved, self._tmp)
         try:
             await self._check_out(folder, module.commit, reach.env)
         except GitError as error:

@@ -465,3 +465,20 @@ async def test_no_program_that_a_submodule_names_is_run(spaces: Workspaces, repo
     await saved(spaces, tree)
     await spaces.is_saved(tree)
     assert not (tmp_path / "ran").exists()
+
+
+async def test_commits_of_a_submodule_that_is_not_checked_out_any_more_are_saved_and_shipped(
+    spaces: Workspaces, elsewhere: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    library = make_repo(tmp_path / "repos" / "library")
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    git(repo, "commit", "--quiet", "--message", "with a submodule")
+    tree = await spaces.prepare(of_repo(repo))
+    made = commit(tree.path / "lib", name="lib.txt")
+    git(tree.path, "commit", "--quiet", "--all", "--message", "bump")
+    git(tree.path, "submodule", "--quiet", "deinit", "--force", "lib")
+    done = await saved(spaces, tree)
+    again = await elsewhere.prepare(resumed(repo, 2, done))
+    assert git(again.path / "lib", "rev-parse", "HEAD") == made
+    assert await spaces.publish(tree, done.commit) == "fleet/job1/1"
+    assert refs(library)["refs/heads/fleet/job1/1"] == made
