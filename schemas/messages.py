@@ -105,12 +105,14 @@ class ClaimRequest(FromFactory):
 class Grant(TermRef, WorkOrder):
     """All that is needed to start, and the permission to: for `startWithinS` from when it was asked for.
 
-    `publish_only`: the work of the checkpoint is done and verified, and only its branch is wanted.
+    `retries_used`: more of them than at the checkpoint mean that the attempt which saved it failed. `publish_only`: the
+    work of the checkpoint is done and verified, and only its branch is wanted.
     """
 
     request_id: str
     run_id: str
     attempt: int
+    retries_used: int = 0
     manifest_snapshot: str
     body_md: str
     checkpoint: Checkpoint | None = None

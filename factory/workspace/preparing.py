@@ -154,6 +154,7 @@ def _term(folder: Path, reach: Reach, grant: Grant, *, base: str, remote: str | 
         local=local,
         folder=folder,
         reach=reach,
+        retries_used=grant.retries_used,
     )
 
 

@@ -37,8 +37,9 @@ async def resume(term: TermRepository, checkpoint: Checkpoint) -> str | None:
     await term.in_vault("update-ref", "refs/keep/k", found)
     term.base = term.snapshot = checkpoint.commit
     term.kept = found
-    bundles = await _restore_beside(term, about, checkpoint) if about else None
-    await _restore_head(term, about)
+    anew = term.retries_used > about.get("retriesUsed", 0)
+    bundles = await _restore_beside(term, about, checkpoint, anew=anew) if about else None
+    await _restore_head(term, about, anew=anew)
     await git(term.path, "update-ref", "-d", FETCHED)
     return bundles
 
@@ -63,9 +64,17 @@ def _told(body: str) -> dict[str, Any]:
         return {}
 
 
-async def _restore_head(term: TermRepository, about: dict[str, Any]) -> None:
-    """What was not committed is not committed again: only HEAD goes back, the index stays."""
+async def _restore_head(term: TermRepository, about: dict[str, Any], *, anew: bool) -> None:
+    """What was not committed is not committed again: only HEAD goes back, the index stays. `anew`: the attempt failed; the
+    next one begins on the term's branch, and may use the names that the last one used.
+    """
     branch, head = about.get("branch"), about.get("head")
+    if anew and branch is not None and head is not None and not branch.startswith("refs/heads/fleet/"):
+        await git(term.path, *SAFE, "update-ref", _aside(branch), head)
+        branch = None
+    if anew and about:
+        await git(term.path, "symbolic-ref", "HEAD", f"refs/heads/{term.branch}")
+        return
     if about and branch is None and head is not None:
         await git(term.path, *SAFE, "update-ref", "--no-deref", "HEAD", head)
         return
@@ -76,7 +85,9 @@ async def _restore_head(term: TermRepository, about: dict[str, Any]) -> None:
     await git(term.path, "symbolic-ref", "HEAD", branch)
 
 
-async def _restore_beside(term: TermRepository, about: dict[str, Any], checkpoint: Checkpoint) -> str | None:
+async def _restore_beside(
+    term: TermRepository, about: dict[str, Any], checkpoint: Checkpoint, *, anew: bool
+) -> str | None:
     bundles = None
     was = f"refs/heads/fleet/{checkpoint.ref.removeprefix('refs/gigafactory/')}"
     for text in about["tags"].values():
@@ -86,11 +97,19 @@ async def _restore_beside(term: TermRepository, about: dict[str, Any], checkpoin
         if name == BUNDLES:
             bundles = str(commit)
             continue
+        if anew and name.startswith("refs/") and name != was:
+            name = _aside(name)
         try:
             await _restore(term, name, commit, was)
         except GitError:  # another ref stands in its way: it is not lost, and may be looked for
             await git(term.path, "update-ref", f"refs/resumed/{commit}", commit)
     return bundles
+
+
+def _aside(name: str) -> str:
+    """Such as `resumed/fix` for the branch `fix`: what a failed attempt made is there, and in nobody's way."""
+    kind, _, rest = name.removeprefix("refs/").partition("/")
+    return f"refs/{kind}/resumed/{rest}"
 
 
 async def _restore(term: TermRepository, name: str, commit: str, was: str) -> None:

@@ -168,6 +168,7 @@ async def _join(term: TermRepository, seen: Look, message: str) -> str:
         "branch": seen.branch,
         "snapshot": seen.snapshot,
         "before": term.kept,
+        "retriesUsed": term.retries_used,
         "beside": [[os.fsencode(name).decode("latin-1"), commit] for name, commit in seen.beside.items()],
         "tags": {
             commit: await _text_of_tag(term, commit)

@@ -66,6 +66,7 @@ class TermRepository(Worktree):
     pushed: Pushed | None = None
     last_head: str | None = None
     submodules: dict[str, str] = field(default_factory=dict)
+    retries_used: int = 0
 
     @property
     def vault(self) -> Path:

@@ -482,3 +482,26 @@ async def test_commits_of_a_submodule_that_is_not_checked_out_any_more_are_saved
     assert git(again.path / "lib", "rev-parse", "HEAD") == made
     assert await spaces.publish(tree, done.commit) == "fleet/job1/1"
     assert refs(library)["refs/heads/fleet/job1/1"] == made
+
+
+async def test_an_attempt_after_a_failed_one_may_use_the_same_names(
+    spaces: Workspaces, elsewhere: Workspaces, repo: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "tag", "v9")
+    git(tree.path, "checkout", "--quiet", "-b", "side")
+    side = commit(tree.path, name="side.txt")
+    git(tree.path, "checkout", "--quiet", "-b", "fix/login", "main")
+    made = commit(tree.path, name="login.txt")
+    git(tree.path, "tag", "v9-fix")
+    done = await saved(spaces, tree)
+    point = checkpoint(done.ref, done.commit)
+    again = await elsewhere.prepare(of_repo(repo, 2, checkpoint=point, retries_used=1))
+    assert (again.path / "login.txt").exists(), "its work is there"
+    assert git(again.path, "symbolic-ref", "--short", "HEAD") == "fleet/job1/2"
+    for name in ("side", "fix/login"):
+        git(again.path, "checkout", "--quiet", "-b", name)
+    git(again.path, "tag", "v9-fix")
+    assert git(again.path, "rev-parse", "resumed/side", "resumed/fix/login") == f"{side}\n{made}"
+    lost = await elsewhere.prepare(of_repo(repo, 3, checkpoint=point))
+    assert git(lost.path, "symbolic-ref", "--short", "HEAD") == "fix/login", "one that was only lost goes on as it was"
