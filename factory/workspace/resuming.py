@@ -65,8 +65,8 @@ def _told(body: str) -> dict[str, Any]:
 
 
 async def _restore_head(term: TermRepository, about: dict[str, Any], *, anew: bool) -> None:
-    """What was not committed is not committed again: only HEAD goes back, the index stays. `anew`: the attempt failed; the
-    next one begins on the term's branch, and may use the names that the last one used.
+    """What was not committed is not committed again: only HEAD goes back, the index stays. `anew`: the attempt failed,
+    so that the next one begins on the branch of the term, and may use the names that the last one used.
     """
     branch, head = about.get("branch"), about.get("head")
     if anew and branch is not None and head is not None and not branch.startswith("refs/heads/fleet/"):
