@@ -13,7 +13,7 @@ from factory.workspace.workspaces import Workspaces
 from runtime.settings import Timers
 from tests.support.terms import grant
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("git")
 
 NOW = datetime(2030, 1, 8, tzinfo=UTC)
 DAY_S = 24 * 3600.0

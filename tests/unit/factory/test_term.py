@@ -25,7 +25,7 @@ from schemas.outcome import Outcome
 from tests.support.terms import git, grant, make_repo, stop_order, term_times
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("git")
 
 LEASE_S = 100_000.0
 

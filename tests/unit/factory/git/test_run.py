@@ -13,7 +13,7 @@ from factory.git.run import GitError, git, run
 from factory.git.urls import reach_of, without_passwords
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("git")
 
 # A child leaves the group, ignores what it is asked, and holds every pipe.
 LEAVES = (

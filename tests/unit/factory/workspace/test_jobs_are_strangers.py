@@ -14,7 +14,7 @@ from factory.workspace.workspaces import Workspaces
 from tests.support.terms import git, make_repo, refs
 from tests.support.trees import commit, files_of, of_repo, saved, write
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("git")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.support.terms import checkpoint, git, make_repo, refs
 from tests.support.trees import commit, files_of, has, of_repo, resumed, saved, write
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("git")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from factory.workspace.workspaces import Workspaces
 from schemas.work import Checkpoint
 from tests.support.terms import NOW, checkpoint, git, grant, make_repo, refs
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("git")
 
 
 @pytest.fixture

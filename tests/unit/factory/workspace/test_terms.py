@@ -14,7 +14,7 @@ from factory.workspace.workspaces import Workspaces
 from schemas.messages import Grant
 from tests.support.terms import checkpoint, git, grant, make_repo, refs
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("git")
 
 FILES = {"README.md": "hello\n", "app/main.py": "print(1)\n", ".gitignore": "*.log\n"}
 
