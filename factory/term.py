@@ -255,7 +255,8 @@ class Term:
         try:
             saved = await self._save(work)
         except GitError as error:
-            return _blameless(f"the work could not be saved: {error}", anywhere=False)
+            work.tree.notes += (f"the work could not be saved: {error}",)
+            return _blameless("\n".join(work.told()), anywhere=False)
         if saved is None:
             return await self._cut_short(EndReason.TRUST_LOST, work)
         verified = await self._verify(work, output)
@@ -294,17 +295,14 @@ class Term:
         """What is verified gets its branch: the work as it was before verify."""
         failed, trees = verified.failed, self.tools.trees
         branch = None
-        notes = list(work.told())
+        notes = [*work.told(), *(await self._changed_by_verify(work, saved, verified))]
         try:
-            if verified.evidence and (changed := await trees.changed_since(work.tree, saved.commit)):
-                names = ", ".join(changed[:NAMED_MAX]) + (", …" if len(changed) > NAMED_MAX else "")
-                notes.append(f"verify changed files of the work, which is shipped as it was before: {names}")
             if failed is None and work.is_trusted():
                 branch = await trees.publish(work.tree, saved.commit)
         except GitError as error:
             result = Result(
-                outcome=Outcome.UNPUBLISHED if failed is None else Outcome.VERIFY_FAILED,
-                summary=f"the branch could not be pushed: {error}",
+                outcome=Outcome.UNPUBLISHED,
+                summary="\n".join([*notes, f"the branch could not be pushed: {error}"]),
                 commit=saved.commit,
                 verify=verified.evidence,
             )
@@ -320,6 +318,18 @@ class Term:
             verify=verified.evidence,
         )
         return TermEnd(result, insights=self._insights(said, saved), checkpoint=saved.checkpoint)
+
+    async def _changed_by_verify(self, work: Work, saved: SavedWork, verified: Verified) -> list[str]:
+        """What is shipped is as it was before: that is said, where it makes a difference."""
+        if not verified.evidence:
+            return []
+        try:
+            changed = await self.tools.trees.changed_since(work.tree, saved.commit)
+        except GitError as error:
+            log.warning("what verify changed for %s is not known: %s", self.grant.job_id, error)
+            return []
+        names = ", ".join(changed[:NAMED_MAX]) + (", …" if len(changed) > NAMED_MAX else "")
+        return [f"verify changed files of the work, which is shipped as it was before: {names}"] if changed else []
 
     def _insights(self, said: str, saved: SavedWork) -> Insights:
         return self.tools.adapter.insights(said).model_copy(update={"diff": saved.diff})

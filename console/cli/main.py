@@ -214,7 +214,7 @@ def jobs(
             return
         _print_table(view.JOB_COLUMNS, [view.job_row(job) for job in answer["jobs"]], badge=1)
         if answer["nextCursor"]:
-            typer.echo(f"more: --cursor '{answer['nextCursor']}'")
+            typer.echo(f"more: --cursor '{answer['nextCursor']}'", err=True)
 
 
 @app.command()

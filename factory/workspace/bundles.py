@@ -4,6 +4,7 @@ bundle each, as a commit beside the snapshot.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -27,7 +28,6 @@ SIDE_CONFIG = (
     ("core", None, "bare", "false"),
     ("core", None, "fsmonitor", "false"),
     ("core", None, "hooksPath", "/dev/null"),
-    ("diff", None, "ignoreSubmodules", "dirty"),
 )
 MODULES = ".git/modules/"
 HEAD, FILES = "refs/beside/HEAD", "refs/beside/tree"
@@ -51,7 +51,7 @@ async def bundle_inside(term: TermRepository, tmp: Path) -> Bundles:
     entries: list[str] = []
     about: list[dict[str, Any]] = []
     notes: list[str] = []
-    for name, git_dir, inner in _inside(term, own):
+    for name, git_dir, inner in await asyncio.to_thread(list, _inside(term, own)):
         with tempfile.TemporaryDirectory(dir=tmp, ignore_cleanup_errors=True) as folder:
             can_fetch = name in term.submodules or inner is None
             try:

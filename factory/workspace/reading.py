@@ -61,10 +61,8 @@ def _view_of(git_dir: Path, view: Path) -> Path:
 
 
 def _is_sha256(git_dir: Path) -> bool:
-    try:
-        return b"sha256" in (git_dir / "config").read_bytes().lower()
-    except OSError:
-        return False
+    config = git_dir / "config"
+    return config.is_file() and b"sha256" in config.read_bytes().lower()
 
 
 def stashes(git_dir: Path) -> list[tuple[str, str]]:
@@ -89,11 +87,10 @@ def pending(git_dir: Path) -> dict[str, str]:
 def linked_worktrees(git_dir: Path, refs: Refs) -> Iterator[LinkedWorktree]:
     """Those that `git worktree add` made, inside the tree or elsewhere."""
     for entry in sorted((git_dir / "worktrees").glob("*")):
-        try:
-            path = Path(os.fsdecode((entry / "gitdir").read_bytes().strip())).parent
-            head: str | None = os.fsdecode((entry / "HEAD").read_bytes().strip())
-        except OSError:
+        if not ((entry / "gitdir").is_file() and (entry / "HEAD").is_file()):
             continue
+        path = Path(os.fsdecode((entry / "gitdir").read_bytes().strip())).parent
+        head: str | None = os.fsdecode((entry / "HEAD").read_bytes().strip())
         if head and head.startswith("ref: "):
             head = refs.refs.get(head.removeprefix("ref: "))
         if head:

@@ -36,7 +36,7 @@ async def resume(term: TermRepository, checkpoint: Checkpoint) -> str | None:
     await own_objects(term, [found], [term.base])
     await term.in_vault("update-ref", "refs/keep/k", found)
     term.base = term.snapshot = checkpoint.commit
-    term.kept = found
+    term.kept, term.kept_at = found, checkpoint.ref
     anew = term.retries_used > about.get("retriesUsed", 0)
     bundles = await _restore_beside(term, about, checkpoint, anew=anew) if about else None
     await _restore_head(term, about, anew=anew)

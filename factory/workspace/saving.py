@@ -88,11 +88,12 @@ async def save(term: TermRepository, message: str, tmp: Path) -> Saved | None:
     kept = await _join(term, seen, message)
     await term.in_vault("update-ref", "refs/keep/k", kept)
     if term.remote is not None:
-        for commit in dict.fromkeys([kept, *seen.beside.values()]):
+        for commit in {kept, *seen.beside.values()} - term.uploaded:
             await lfs.upload(term.vault, term.reach.url, commit, term.branch, term.reach.env)
+            term.uploaded.add(commit)
     argv = ("push", "--quiet", "--force", "--no-verify", "--", term.reach.url, f"{kept}:{term.ref}")
     await term.in_vault(*argv, env=term.reach.env)
-    term.kept, term.snapshot, term.pushed = kept, seen.snapshot, seen.pushed
+    term.kept, term.kept_at, term.snapshot, term.pushed = kept, term.ref, seen.snapshot, seen.pushed
     term.last_head = seen.head or term.last_head
     return Saved(seen.snapshot, seen.tree, term.ref, term.local)
 
@@ -143,7 +144,7 @@ async def _make_vault_again(term: TermRepository) -> None:
     """The engine removed it: what was in it is pushed, or in the tree."""
     await make_vault(term)
     if term.kept is not None:
-        argv = ("fetch", "--quiet", "--no-tags", "--", term.reach.url, f"+{term.ref}:refs/keep/k")
+        argv = ("fetch", "--quiet", "--no-tags", "--", term.reach.url, f"+{term.kept_at}:refs/keep/k")
         await term.in_vault(*argv, env=term.reach.env)
 
 

@@ -91,16 +91,12 @@ class Workspaces:
             seen = await saving.look(term, "look", self._tmp)
         except OSError as error:
             raise GitError(f"no snapshot: {error}") from error
-        term.notes = seen.notes
-        return saving.is_saved(term, seen) and not seen.notes
+        term.notes = (*seen.notes, *_beside_the_tree(term.folder))
+        return saving.is_saved(term, seen) and not term.notes
 
     async def settle(self, tree: Worktree) -> bool:
         """The engine has ended: whether all that it left is saved. What comes after it is no work of the term."""
         tree.settled = await self.is_saved(tree)
-        beside = sorted(entry.name for entry in _of(tree).folder.iterdir() if entry.name not in OWN_ENTRIES)
-        if beside:
-            tree.settled = False
-            tree.notes += (f"not saved, since it lies beside the tree and not in it: {', '.join(beside)}",)
         return tree.settled
 
     async def publish(self, tree: Worktree, saved_commit: str) -> str | None:
@@ -156,7 +152,12 @@ class Workspaces:
     async def set_aside_left_over(self) -> int:
         """Trees of an earlier session: nobody knows what is in them, so they are kept in quarantine."""
         moved = await set_aside_worktrees(self._root)
-        for path in (self._tmp, *self._root.glob("trees/*/.gone-*"), *self._root.glob("cache/.*-*")):
+        for path in (
+            self._tmp,
+            *self._root.glob("trees/*/.gone-*"),
+            *self._root.glob("finished/*/.gone-*"),
+            *self._root.glob("cache/.*-*"),
+        ):
             await asyncio.to_thread(sweep, path)
         for folder in sorted((self._root / "trees").glob("*/*")):
             if not folder.is_dir():
@@ -237,6 +238,11 @@ class Workspaces:
         task = asyncio.create_task(_swept(doomed))
         self._sweeping.add(task)
         task.add_done_callback(self._sweeping.discard)
+
+
+def _beside_the_tree(folder: Path) -> tuple[str, ...]:
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name not in OWN_ENTRIES)
+    return (f"not saved, since it lies beside the tree and not in it: {', '.join(names)}",) if names else ()
 
 
 def _named(sentence: str, grant: Grant) -> str:

@@ -407,6 +407,11 @@ async def test_a_pipe_where_a_log_should_be_stops_nobody(spaces: Workspaces, rep
     (logs / "stash").unlink()
     (logs / "stash").write_text("\nno entry\n")
     assert await spaces.is_saved(tree)
+    (tree.path / ".git" / "config").unlink()
+    os.mkfifo(tree.path / ".git" / "config")
+    (tree.path / ".git" / "worktrees" / "x").mkdir(parents=True)
+    os.mkfifo(tree.path / ".git" / "worktrees" / "x" / "gitdir")
+    assert await spaces.is_saved(tree)
 
 
 async def test_what_a_job_writes_beside_its_tree_is_named_and_keeps_it(spaces: Workspaces, repo: Path) -> None:
@@ -414,6 +419,7 @@ async def test_what_a_job_writes_beside_its_tree_is_named_and_keeps_it(spaces: W
     (tree.path.parent / "notes.md").write_text("beside\n")
     assert not await spaces.settle(tree)
     assert "notes.md" in tree.notes[-1]
+    assert not await spaces.clean_up(tree)
     kept = await spaces.quarantine(tree)
     assert kept is not None
     assert (kept.parent / "notes.md").read_text() == "beside\n"
@@ -505,3 +511,15 @@ async def test_an_attempt_after_a_failed_one_may_use_the_same_names(
     assert git(again.path, "rev-parse", "resumed/side", "resumed/fix/login") == f"{side}\n{made}"
     lost = await elsewhere.prepare(of_repo(repo, 3, checkpoint=point))
     assert git(lost.path, "symbolic-ref", "--short", "HEAD") == "fix/login", "one that was only lost goes on as it was"
+
+
+async def test_a_vault_that_was_removed_is_made_anew_also_in_a_resumed_term(
+    spaces: Workspaces, elsewhere: Workspaces, repo: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    write(tree)
+    again = await elsewhere.prepare(resumed(repo, 2, await saved(spaces, tree)))
+    remove_vault(again)
+    write(again, "more.txt")
+    done = await saved(elsewhere, again)
+    assert files_of(repo, done.commit) >= {"new.txt", "more.txt"}
