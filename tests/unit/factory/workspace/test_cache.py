@@ -27,11 +27,6 @@ def repo(tmp_path: Path) -> Path:
     return repo
 
 
-@pytest.fixture
-def spaces(tmp_path: Path) -> Workspaces:
-    return Workspaces(tmp_path / "one", {})
-
-
 def cache_in(tmp_path: Path) -> Path:
     (cache,) = (tmp_path / "one" / "cache").glob("*.git")
     return cache

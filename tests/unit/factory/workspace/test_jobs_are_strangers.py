@@ -22,11 +22,6 @@ def repo(tmp_path: Path) -> Path:
     return make_repo(tmp_path / "repos" / "app", {"README.md": "hello\n", "app/main.py": "print(1)\n"})
 
 
-@pytest.fixture
-def spaces(tmp_path: Path) -> Workspaces:
-    return Workspaces(tmp_path / "one", {})
-
-
 def branch(tree: Worktree) -> None:
     git(tree.path, "checkout", "--quiet", "-b", "feature")
     commit(tree.path)

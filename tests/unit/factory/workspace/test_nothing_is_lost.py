@@ -25,16 +25,6 @@ def repo(tmp_path: Path) -> Path:
     return make_repo(tmp_path / "repos" / "app", {"README.md": "hello\n", ".gitignore": "*.log\nignored/\n"})
 
 
-@pytest.fixture
-def spaces(tmp_path: Path) -> Workspaces:
-    return Workspaces(tmp_path / "one", {})
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Workspaces:
-    return Workspaces(tmp_path / "two", {})
-
-
 async def test_branches_tags_stashes_and_worktrees_beside_head_are_saved_and_come_back(
     spaces: Workspaces, elsewhere: Workspaces, repo: Path, tmp_path: Path
 ) -> None:

@@ -11,8 +11,9 @@ import pytest
 from factory.git.run import git as factory_git
 from factory.ports import WorkspaceError, Worktree
 from factory.workspace.workspaces import Workspaces
-from schemas.messages import Grant
 from tests.support.terms import checkpoint, git, grant, make_repo, refs
+from tests.support.trees import files_of, of_repo
+from tests.support.trees import write as work
 
 pytestmark = pytest.mark.xdist_group("git")
 
@@ -24,27 +25,10 @@ def repo(tmp_path: Path) -> Path:
     return make_repo(tmp_path / "repos" / "app", FILES)
 
 
-@pytest.fixture
-def spaces(tmp_path: Path) -> Workspaces:
-    return Workspaces(tmp_path / "one", {})
-
-
-def of_repo(repo: Path, lease_epoch: int = 1, **fields: object) -> Grant:
-    return grant(lease_epoch=lease_epoch, repo=str(repo), **fields)
-
-
-def work(tree: Worktree, name: str = "new.txt", text: str = "work\n") -> None:
-    (tree.path / name).write_text(text)
-
-
 async def saved(spaces: Workspaces, tree: Worktree) -> str:
     done = await spaces.save(tree, "checkpoint")
     assert done is not None
     return done.commit
-
-
-def files_of(repo: Path, commit: str) -> set[str]:
-    return set(git(repo, "ls-tree", "-r", "--name-only", commit).splitlines())
 
 
 async def test_a_term_works_in_a_tree_of_its_own_that_begins_at_the_ref(spaces: Workspaces, repo: Path) -> None:
