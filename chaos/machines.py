@@ -273,9 +273,10 @@ class Launcher:
         *,
         cwd: Path,
         env: Mapping[str, str],
-        scratch: Path,
+        control: Path,
         deadline_s: float,
         on_output: Callable[[bytes], None],
+        around: tuple[str, ...] = (),
     ) -> ScriptedEngine:
         await self.machine.takes(0.005, 0.1)
         job_id, lease_epoch = env["GIGAFACTORY_JOB"], int(env["GIGAFACTORY_EPOCH"])

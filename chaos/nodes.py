@@ -29,6 +29,7 @@ from factory.opening import FencedSession, MachineWords
 from factory.outbox import Outbox
 from factory.ports import Vitals
 from factory.session import Session
+from factory.surroundings.surroundings import Surroundings
 from runtime.entropy import Entropy
 from runtime.settings import Flags, Timers
 from schemas.errors import FleetError
@@ -120,7 +121,7 @@ class ScriptedAdapter:
     def missing(self) -> str | None:
         return None
 
-    def command(self, grant: Grant, scratch: Path) -> Command:
+    def command(self, grant: Grant, control: Path) -> Command:
         self._launcher.product_of[grant.job_id] = grant.product_id
         return Command(("engine", grant.job_id))
 
@@ -241,6 +242,8 @@ class FactoryLife:
             launch=self.launcher,
             adapters=adapters,
             terms=machine.folder / "terms",
+            scratch=machine.folder / "scratch",
+            surroundings=Surroundings({}),
             takeover=takeover,
             checkpoint_every_s=CHECKPOINT_EVERY_S,
             idle_limit_s=IDLE_LIMIT_S,

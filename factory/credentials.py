@@ -18,23 +18,25 @@ TRUST_FILE = "trust"
 OWN_CONFIG = "GIT_CONFIG_"
 
 
-def note_trust(scratch: Path, until_s: float) -> None:
+def note_trust(control: Path, until_s: float) -> None:
     """Until when the term is trusted, on the clock since boot, for helpers that git starts."""
-    part = scratch / f"{TRUST_FILE}.part"
+    part = control / f"{TRUST_FILE}.part"
     part.write_text(repr(until_s))
-    part.replace(scratch / TRUST_FILE)
+    part.replace(control / TRUST_FILE)
 
 
-def trusted(scratch: Path, now_s: float) -> bool:
+def trusted(control: Path, now_s: float) -> bool:
     try:
-        return now_s < float((scratch / TRUST_FILE).read_text())
+        return now_s < float((control / TRUST_FILE).read_text())
     except (OSError, ValueError):
         return False
 
 
-def helper_env(scratch: Path) -> dict[str, str]:
-    """What makes git ask here, and here only, in everything that inherits it."""
-    command = f'!"{sys.executable}" -I -m factory.credentials "{scratch}"'
+def helper_env(control: Path, home: str) -> dict[str, str]:
+    """What makes git ask here, and here only, in everything that inherits it. `home`: where the machine's helpers look,
+    whatever HOME an engine has.
+    """
+    command = f'!"{sys.executable}" -I -m factory.credentials "{control}" "{home}"'
     return {
         "GIT_CONFIG_COUNT": "2",
         "GIT_CONFIG_KEY_0": "credential.helper",
@@ -45,17 +47,22 @@ def helper_env(scratch: Path) -> dict[str, str]:
     }
 
 
-def machine_env(env: Mapping[str, str]) -> dict[str, str]:
+def machine_env(env: Mapping[str, str], home: str) -> dict[str, str]:
     """Without our own configuration, so that the machine's helpers are asked."""
-    return {name: value for name, value in env.items() if not name.startswith(OWN_CONFIG)}
+    machine = {name: value for name, value in env.items() if not name.startswith(OWN_CONFIG)}
+    return machine | ({"HOME": home} if home else {})
 
 
 def main() -> int:
-    scratch, action = Path(sys.argv[1]), sys.argv[2]
-    if action != "get" or not trusted(scratch, SystemClock().boot_s()):
+    control, home, action = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    if action != "get" or not trusted(control, SystemClock().boot_s()):
         return 0  # storing and erasing are the machine's own business; silence makes git fail, not ask
     asked = subprocess.run(
-        ["git", "credential", "fill"], stdin=sys.stdin, capture_output=True, env=machine_env(os.environ), check=False
+        ["git", "credential", "fill"],
+        stdin=sys.stdin,
+        capture_output=True,
+        env=machine_env(os.environ, home),
+        check=False,
     )
     sys.stdout.buffer.write(asked.stdout)
     return asked.returncode

@@ -22,6 +22,7 @@ from typing import Any
 
 LOOK_S = 1.0  # a waiting select does not see the machine sleep: look at the clock at least this often
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+SAYS_THAT_IT_BEGINS = ("/bin/sh", "-c", 'say=$1; shift; eval "echo >&$say; exec $say>&-"; exec "$@"', "sh")
 LINUX = sys.platform.startswith("linux")
 
 
@@ -58,11 +59,20 @@ def descendants(root: int) -> list[int]:
 
 
 class ProcessGroup:
-    """The engine's process group and whatever came out of it."""
+    """The engine's process group and whatever came out of it. `sandboxed`: its first process is only what keeps it in a
+    sandbox.
+    """
 
     def __init__(self, order: dict[str, Any]) -> None:
+        argv: list[str] = order["argv"]
+        said: tuple[int, ...] = ()
+        self.sandboxed = bool(order.get("around"))
+        if self.sandboxed:  # a sandbox that cannot be made must not look like an engine that failed
+            self._begins, say = os.pipe()
+            argv, said = [*order["around"], "--", *SAYS_THAT_IT_BEGINS, str(say), *argv], (say,)
         self.process = subprocess.Popen(
-            order["argv"],
+            argv,
+            pass_fds=said,
             cwd=order["cwd"],
             env=order["env"],
             stdin=subprocess.DEVNULL,
@@ -71,14 +81,24 @@ class ProcessGroup:
             preexec_fn=(lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)) if LINUX else None,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
+        for end in said:
+            os.close(end)
+
+    def has_begun(self) -> bool:
+        """Of a program that has ended: whether the sandbox ever ran it."""
+        return not self.sandboxed or os.read(self._begins, 1) != b""
 
     def signal_all(self, number: int) -> None:
         if sys.platform == "win32":
             subprocess.run(["taskkill", "/F", "/T", "/PID", str(self.process.pid)], capture_output=True, check=False)
             return
-        with contextlib.suppress(OSError):
-            os.killpg(self.process.pid, number)
+        keeps = self.sandboxed and number != signal.SIGKILL  # asked to end, it would end the engine without asking
+        if not keeps:
+            with contextlib.suppress(OSError):
+                os.killpg(self.process.pid, number)
         for pid in descendants(os.getpid()):
+            if keeps and pid == self.process.pid:
+                continue
             with contextlib.suppress(OSError):
                 os.kill(pid, number)
 
@@ -166,6 +186,8 @@ def run(order: dict[str, Any], orders: Orders) -> dict[str, Any]:
     reason = watch(engine, orders, float(order["deadline"]))
     rc = engine.process.returncode if reason == "exited" else None
     engine.end(0.0)  # also what an engine that has exited left behind
+    if reason == "exited" and not engine.has_begun():
+        return {"reason": "not_started", "rc": 126, "error": "the sandbox could not be made; its words are in the log"}
     return {"reason": reason, "rc": rc if rc is not None else engine.process.returncode}
 
 

@@ -30,6 +30,8 @@ from factory.outbox import Outbox
 from factory.ports import Launch, Trees
 from factory.reporting import Reporter
 from factory.session import OpenSession, Session
+from factory.surroundings.folders import TermFolders
+from factory.surroundings.surroundings import Surroundings
 from factory.term import Term, Tools
 from factory.term_state import TermState
 from runtime.clock import Clock
@@ -58,6 +60,8 @@ class Parts:
     launch: Launch
     adapters: Mapping[Engine, EngineAdapter]
     terms: Path
+    scratch: Path
+    surroundings: Surroundings
     takeover: bool = False
     checkpoint_every_s: float = 60.0
     idle_limit_s: float | None = None
@@ -216,12 +220,14 @@ class Work:
 
 def _tools(parts: Parts, reporter: Reporter, state: TermState) -> Tools:
     grant = state.grant
+    name = f"{grant.job_id}-{grant.lease_epoch}"
     return Tools(
         clock=parts.clock,
         trees=parts.trees,
         launch=parts.launch,
         adapter=parts.adapters[grant.engine],
-        scratch=parts.terms / f"{grant.job_id}-{grant.lease_epoch}",
+        folders=TermFolders(parts.terms / name, parts.scratch / name),
+        surroundings=parts.surroundings,
         factory_id=parts.session.factory_id,
         session_id=parts.session.session_id,
         checkpoint_every_s=parts.checkpoint_every_s,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import platform
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +34,15 @@ from factory.link.rest import RestLink
 from factory.log_delivery import LogDelivery
 from factory.opening import FencedSession, MachineWords
 from factory.outbox import Outbox
-from factory.ports import Launch, Vitals
+from factory.ports import Launch, Sees, Vitals
 from factory.process import EngineProcess, end_left_over_launchers
 from factory.prune import Pruner
 from factory.session import Session
+from factory.surroundings.folders import scratch_root
+from factory.surroundings.sandbox import Mode, Sandbox, missing
+from factory.surroundings.surroundings import Surroundings
+from factory.surroundings.variables import check_pattern, machine_variables
+from factory.workspace.removal import remove_folder
 from factory.workspace.workspaces import Workspaces
 from runtime.clock import SystemClock
 from runtime.entropy import system_entropy
@@ -49,6 +55,7 @@ from schemas.work import Engine
 
 log = logging.getLogger("factory")
 
+DEFAULT_DATA = Path(".gigafactory")
 EXIT_FENCED = 78  # EX_CONFIG: something about this machine must be put right before another start
 ADAPTERS: tuple[EngineAdapter, ...] = (ShellEngine(),)
 
@@ -73,6 +80,15 @@ class Settings:
     drain_grace_s: float = Timers.drain_grace_s
     keep_s: float = Timers.keep_s
     detect: bool = True
+    sandbox: Mode = Mode.OFF
+    hidden: tuple[Path, ...] = ()
+    shown: tuple[Path, ...] = ()
+    own_home: bool = False
+    pass_env: tuple[str, ...] = ()
+
+    @property
+    def scratch(self) -> Path:
+        return scratch_root(self.data, os.environ)
 
 
 def found_engines() -> dict[Engine, EngineAdapter]:
@@ -107,7 +123,7 @@ class Edges:
     bus: Callable[[Settings, str], Bus] = make_bus
     bus_link: Callable[[Bus, str, float], BusLink] = BusLink
     rest_link: Callable[[str, str, float], RestLink] = RestLink
-    trees: Callable[[Path, Mapping[str, Path]], Workspaces] = Workspaces
+    trees: Callable[[Path, Mapping[str, Path], Sees | None], Workspaces] = Workspaces
     launch: Launch = EngineProcess.start
 
 
@@ -124,8 +140,11 @@ async def run(settings: Settings, edges: Edges | None = None) -> None:
         left_over = await end_left_over_launchers(settings.data / "terms")
         if left_over:
             log.warning("%d engine(s) of an earlier session are ended", left_over)
+        if settings.scratch.exists():  # of terms that nobody will go on with
+            await asyncio.to_thread(remove_folder, settings.scratch)
         await bus.start()
-        workspaces = edges.trees(settings.data / "work", dict(settings.workspaces))
+        surroundings = surroundings_of(settings)
+        workspaces = edges.trees(settings.data / "work", dict(settings.workspaces), surroundings.sees)
         kept = await workspaces.set_aside_left_over()
         if kept:
             log.warning("%d tree(s) of an earlier session are kept in quarantine", kept)
@@ -133,7 +152,7 @@ async def run(settings: Settings, edges: Edges | None = None) -> None:
         bus.on_change(link.bus_changed)
         session = Session(settings.factory_id, link, SystemClock(), entropy, session_id)
         logs = LogLink(bus, settings.factory_id, settings.rpc_timeout_s, rest.send_log)
-        parts = _parts(settings, identity, session, link, bus, workspaces, edges.launch, logs)
+        parts = _parts(settings, identity, session, link, bus, workspaces, edges.launch, logs, surroundings)
         life = Life(parts)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -159,10 +178,11 @@ def _parts(
     workspaces: Workspaces,
     launch: Launch,
     logs: LogLink,
+    surroundings: Surroundings,
 ) -> Parts:
     adapters = found_engines()
     machine = MachineWords(
-        capabilities=settings.capabilities,
+        capabilities=tuple(sorted({*settings.capabilities, *surroundings.mode.capabilities})),
         engines=tuple(adapters),
         workspaces=workspaces.roots,
         seats=settings.seats,
@@ -183,12 +203,24 @@ def _parts(
         launch=launch,
         adapters=adapters,
         terms=settings.data / "terms",
+        scratch=settings.scratch,
+        surroundings=surroundings,
         takeover=settings.takeover,
         checkpoint_every_s=settings.checkpoint_every_s,
         idle_limit_s=settings.idle_limit_s,
         drain_grace_s=settings.drain_grace_s,
         long_poll_s=settings.long_poll_s,
     )
+
+
+def surroundings_of(settings: Settings) -> Surroundings:
+    variables = machine_variables(os.environ, settings.pass_env)
+    sandbox = None
+    if settings.sandbox is not Mode.OFF:
+        home = Path(os.environ.get("HOME") or Path.home()).resolve()
+        hidden = (settings.data, settings.scratch, *settings.hidden)
+        sandbox = Sandbox(settings.sandbox, tuple(path.resolve() for path in hidden), settings.shown, home)
+    return Surroundings(variables, sandbox, settings.own_home)
 
 
 def vitals_of(folder: Path) -> Vitals:
@@ -201,6 +233,31 @@ def _workspace(text: str) -> tuple[str, Path]:
     if not sep or not name.startswith("/") or not Path(path).is_dir():
         raise typer.BadParameter(f"{text!r}: write /path/as/in/manifests=/folder/here")
     return name, Path(path)
+
+
+def _sandbox(asked: Mode | None) -> Mode:
+    """A veil that nobody asked for is not insisted on. Raises ValueError where what was asked for is not to be had."""
+    mode = Mode.VEIL if asked is None else asked
+    why = missing(mode)
+    if why is not None and asked is not None:
+        raise ValueError(f"--sandbox {mode}: {why}")
+    if why is not None:
+        log.warning("no sandbox: %s; a job can read and change all that this user can", why)
+        return Mode.OFF
+    log.info("sandbox: %s", mode)
+    return mode
+
+
+def _hidden(data: Path | None, asked: Sequence[Path], *secrets: Path | None) -> tuple[Path, ...]:
+    """`data` None: the factory lives beside the others of this user, in one folder that is the fleet's."""
+    fleets = [DEFAULT_DATA] if data is None else []
+    return tuple(path.expanduser().resolve() for path in (*fleets, *asked, *secrets) if path is not None)
+
+
+def _is_own_home(text: str) -> bool:
+    if text not in ("shared", "term"):
+        raise ValueError(f"--home {text}: write shared or term")
+    return text == "term"
 
 
 app = typer.Typer(add_completion=False)
@@ -232,6 +289,22 @@ def main(
         float | None, typer.Option(min=1, help="Seconds of silence after which a job is ended; without it, none.")
     ] = None,
     drain_grace: Annotated[float, typer.Option(help="Seconds that running jobs get after SIGTERM.")] = T.drain_grace_s,
+    sandbox: Annotated[
+        Mode | None,
+        typer.Option(help="How a job is kept from the rest of the machine; by default a veil where it works."),
+    ] = None,
+    hide: Annotated[
+        list[Path] | None, typer.Option(help="A file or folder that no job may see in its sandbox; repeat it.")
+    ] = None,
+    show: Annotated[
+        list[Path] | None, typer.Option(help="One to be seen all the same, such as ~/.nvm in a strict one; repeat it.")
+    ] = None,
+    home: Annotated[
+        str, typer.Option(help="shared: jobs have the HOME of this user; term: each term has one of its own.")
+    ] = "shared",
+    pass_env: Annotated[
+        list[str] | None, typer.Option(help="A variable that jobs get, or its beginning and a *; repeat it.")
+    ] = None,
     keep_days: Annotated[float, typer.Option(min=0, help="Days that finished trees and term folders are kept.")] = 7.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -248,7 +321,7 @@ def main(
     try:
         settings = Settings(
             factory_id=check_name(factory_id),
-            data=(data or Path(".gigafactory") / factory_id).resolve(),
+            data=(data or DEFAULT_DATA / factory_id).resolve(),
             url=url,
             token=secret,
             bus_url=bus_url,
@@ -264,6 +337,11 @@ def main(
             drain_grace_s=drain_grace,
             keep_s=keep_days * 24 * 3600,
             detect=detect,
+            sandbox=_sandbox(sandbox),
+            hidden=_hidden(data, hide or (), token_file, bus_seed_file),
+            shown=tuple(path.expanduser().resolve() for path in show or ()),
+            own_home=_is_own_home(home),
+            pass_env=tuple(check_pattern(pattern) for pattern in pass_env or ()),
         )
         asyncio.run(run(settings))
     except FencedSession as error:

@@ -55,6 +55,16 @@ class Worktree:
     notes: tuple[str, ...] = ()
 
     @property
+    def open_places(self) -> tuple[Path, ...]:
+        """What the term's programs may write to, by which its tree is reached."""
+        return (self.path,)
+
+    @property
+    def closed_places(self) -> tuple[Path, ...]:
+        """What of `open_places` they may not see."""
+        return ()
+
+    @property
     def ref(self) -> str:
         return f"refs/gigafactory/{self.job_id}/{self.lease_epoch}"
 
@@ -70,6 +80,9 @@ class Ended:
     reason: str
     rc: int
     error: str = ""
+
+
+Sees = Callable[[Path, Worktree], bool]  # whether a term's programs could read what is at a path
 
 
 class Trees(Protocol):
@@ -103,7 +116,9 @@ class RunningEngine(Protocol):
 
 
 class Launch(Protocol):
-    """Starts a program. `deadline_s`: on the clock since boot, when trust runs out unless it is moved."""
+    """Starts a program. `deadline_s`: on the clock since boot, when trust runs out unless it is moved. `control`: the
+    folder of the term's notes. `around`: the words of a sandbox to go before the program's own.
+    """
 
     async def __call__(
         self,
@@ -111,9 +126,10 @@ class Launch(Protocol):
         *,
         cwd: Path,
         env: Mapping[str, str],
-        scratch: Path,
+        control: Path,
         deadline_s: float,
         on_output: Callable[[bytes], None],
+        around: tuple[str, ...] = (),
     ) -> RunningEngine: ...
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,6 @@ import orjson
 import psutil
 
 from factory.credentials import note_trust
-from factory.git.environment import ASKS_NOBODY, OWN, inherited
 from factory.marked import end_marked
 from factory.ports import Ended
 
@@ -22,13 +20,13 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 END_GRACE_S = 2.0
 READ_BYTES = 64 * 1024
 LOOK_S = 1.0
-MARK = "GIGAFACTORY_SCRATCH"  # in the environment of all that a term started: how it is found without its launcher
+MARK = "GIGAFACTORY_TERM"  # in the environment of all that a term started: how it is found without its launcher
 
 
 class EngineProcess:
-    def __init__(self, process: asyncio.subprocess.Process, scratch: Path, on_output: Callable[[bytes], None]) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, control: Path, on_output: Callable[[bytes], None]) -> None:
         self._process = process
-        self._scratch = scratch
+        self._control = control
         self._reader = asyncio.create_task(self._read(on_output))
 
     @classmethod
@@ -38,13 +36,14 @@ class EngineProcess:
         *,
         cwd: Path,
         env: Mapping[str, str],
-        scratch: Path,
+        control: Path,
         deadline_s: float,
         on_output: Callable[[bytes], None],
+        around: tuple[str, ...] = (),
     ) -> EngineProcess:
-        """`deadline_s`: on the clock since boot, when trust runs out unless it is moved."""
-        _forget_ended(scratch)
-        note_trust(scratch, deadline_s)
+        """See `Launch`."""
+        _forget_ended(control)
+        note_trust(control, deadline_s)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
@@ -55,21 +54,22 @@ class EngineProcess:
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
-        note_launcher(scratch, process.pid)
-        engine = cls(process, scratch, on_output)
+        note_launcher(control, process.pid)
+        engine = cls(process, control, on_output)
         order = {
             "argv": list(argv),
+            "around": list(around),
             "cwd": str(cwd),
-            "env": {**env, MARK: str(scratch)},
+            "env": {**env, MARK: str(control)},
             "deadline": deadline_s,
-            "ended": str(scratch / "ended.json"),
+            "ended": str(control / "ended.json"),
         }
         engine._tell(order)
         return engine
 
     def move_deadline(self, deadline_s: float) -> None:
         with contextlib.suppress(OSError):  # a full disk: git is answered until the deadline that is noted
-            note_trust(self._scratch, deadline_s)
+            note_trust(self._control, deadline_s)
         self._tell({"deadline": deadline_s})
 
     def end(self, grace_s: float = END_GRACE_S) -> None:
@@ -82,14 +82,14 @@ class EngineProcess:
         try:
             while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
                 if self._process.returncode is not None:  # what it left holds its output open
-                    await end_marked(MARK, str(self._scratch))
+                    await end_marked(MARK, str(self._control))
         finally:
             waiting.cancel()
         try:
-            doc = json.loads((self._scratch / "ended.json").read_text(encoding="utf-8"))
+            doc = json.loads((self._control / "ended.json").read_text(encoding="utf-8"))
             ended = Ended(doc["reason"], int(doc["rc"]), str(doc.get("error", "")))
         except (OSError, ValueError):
-            await end_marked(MARK, str(self._scratch))
+            await end_marked(MARK, str(self._control))
             ended = Ended("launcher_gone", -9, "the launcher was killed")
         await self._reader
         if self._process.stdin is not None:
@@ -107,15 +107,15 @@ class EngineProcess:
             on_output(data)
 
 
-def _forget_ended(scratch: Path) -> None:
-    (scratch / "ended.json").unlink(missing_ok=True)
+def _forget_ended(control: Path) -> None:
+    (control / "ended.json").unlink(missing_ok=True)
 
 
-def note_launcher(scratch: Path, pid: int) -> None:
+def note_launcher(control: Path, pid: int) -> None:
     """So that a later session of this factory can find it: the pid, and when it began, since pids recur."""
     with contextlib.suppress(psutil.Error):
         began = psutil.Process(pid).create_time()
-        (scratch / "launcher.json").write_bytes(orjson.dumps({"pid": pid, "began": began}))
+        (control / "launcher.json").write_bytes(orjson.dumps({"pid": pid, "began": began}))
 
 
 async def end_left_over_launchers(terms: Path, within_s: float = 10.0) -> int:
@@ -160,9 +160,3 @@ async def _gone(launcher: psutil.Process, within_s: float) -> None:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(family, timeout=within_s)
-
-
-def engine_env(extra: Mapping[str, str]) -> dict[str, str]:
-    """The engine's environment: the factory's, less what is its own (tokens, seeds), and git's of somewhere else."""
-    machine = {name: value for name, value in inherited(os.environ).items() if not name.startswith(OWN)}
-    return machine | ASKS_NOBODY | dict(extra)

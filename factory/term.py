@@ -8,18 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from factory.credentials import helper_env
 from factory.engines.port import Command, EngineAdapter, EngineRefusal
 from factory.git.run import GitError
 from factory.log_delivery import LogDelivery
 from factory.ports import Ended, Fault, Launch, RunningEngine, Saved, Trees, WorkspaceError, Worktree
-from factory.process import engine_env
+from factory.surroundings.folders import TermFolders
+from factory.surroundings.surroundings import Surroundings, SurroundingsError
 from factory.term_log import TermLog
 from factory.term_state import OUTCOME_OF, EndReason, TermState
 from runtime.clock import Clock
@@ -86,7 +84,8 @@ class Tools:
     trees: Trees
     launch: Launch
     adapter: EngineAdapter
-    scratch: Path
+    folders: TermFolders
+    surroundings: Surroundings
     factory_id: str
     session_id: str
     checkpoint_every_s: float
@@ -182,7 +181,7 @@ class Term:
         tree: Worktree | None = None
         output = self.tools.logs.open(self.grant, self.tools.session_id)
         try:
-            self.tools.scratch.mkdir(parents=True, exist_ok=True)
+            self.tools.surroundings.prepare(self.grant, self.tools.folders)
             tree, cut = await self._prepare(output)
             if tree is None:
                 assert cut is not None
@@ -191,6 +190,8 @@ class Term:
                 end = await self._of_tree(Work(tree, self.state, self.tools), output)
         except WorkspaceError as error:
             end = _blameless(str(error), anywhere=error.fault is Fault.MANIFEST)
+        except SurroundingsError as error:
+            end = _blameless(str(error), anywhere=False)
         except EngineRefusal as error:
             end = _blameless(str(error), anywhere=not error.here)
         except OSError as error:
@@ -210,14 +211,17 @@ class Term:
                 log.info("the tree of %s is kept in %s", self.grant.job_id, kept)
         except (GitError, OSError) as error:
             log.warning("the tree of %s stays where it is: %s", self.grant.job_id, error)
-        shutil.rmtree(self.tools.scratch, ignore_errors=True)
+        try:
+            await self.tools.folders.remove()
+        except OSError as error:
+            log.warning("the folders of %s stay: %s", self.grant.job_id, error)
 
     async def _of_tree(self, work: Work, output: TermLog) -> TermEnd:
         if self.grant.publish_only and self.grant.checkpoint is not None:
             work.over = await self.tools.trees.settle(work.tree)
             done = SavedWork(self.grant.checkpoint.commit, None, {})
             return await self._publish(work, done, Verified(), "published as it was verified before")
-        return await self._work(work, self.tools.adapter.command(self.grant, self.tools.scratch), output)
+        return await self._work(work, self.tools.adapter.command(self.grant, self.tools.folders.control), output)
 
     async def _prepare(self, output: TermLog) -> tuple[Worktree | None, EndReason | None]:
         """Work like any other: it is ended when the term must end, and nothing of it is left then."""
@@ -344,18 +348,14 @@ class Term:
             self.state.progressed(self._now())
             output.take(data)
 
-        term_env = {
-            "GIGAFACTORY_JOB": self.grant.job_id,
-            "GIGAFACTORY_EPOCH": str(self.grant.lease_epoch),
-            "GIGAFACTORY_ATTEMPT": str(self.grant.attempt),
-        }
         engine = await self.tools.launch(
             argv,
             cwd=work.tree.work_dir,
-            env=engine_env({**env, **term_env, **helper_env(self.tools.scratch)}),
-            scratch=self.tools.scratch,
+            env={**self.tools.surroundings.env(self.grant, self.tools.folders), **env},
+            control=self.tools.folders.control,
             deadline_s=self.state.trust.until_s,
             on_output=heard,
+            around=self.tools.surroundings.around(self.grant, work.tree, self.tools.folders),
         )
         self.state.engine_started(self._now())
         waiting = asyncio.create_task(engine.wait())

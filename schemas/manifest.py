@@ -229,6 +229,7 @@ def _check_repo(value: str) -> str:
     return value
 
 
+STRICT_SANDBOX = "sandbox-strict"  # the capability of a factory that can do without the network
 REPO_ALLOWED = (
     "a URL, host:path, or a path that begins with /, without a password: that is for the machine's credential helper"
 )
@@ -269,6 +270,7 @@ _READERS: dict[str, tuple[str, Callable[[_Value], Any]]] = {
     "lock": ("lock", lambda v: v.checked(check_name, NAME_ALLOWED)),
     "timeout": ("timeout_s", lambda v: v.duration_s()),
     "idle": ("idle_s", lambda v: v.duration_s()),
+    "network": ("network", lambda v: v.one_of("on", "off") == "on"),
     "budget": ("budget", _budget),
     "retries": ("retries", _retries),
     "verify": ("verify", lambda v: tuple(i.text("a shell command") for i in v.items())),
@@ -317,6 +319,8 @@ def parse_manifest(raw: bytes) -> Manifest:
     parsed.setdefault("review", 0 if verified else 1)
     parsed.setdefault("ship", "auto" if verified and not parsed["review"] else "manual")
     parsed.setdefault("title", _title(body))
+    if not parsed.get("network", True):
+        parsed["capabilities"] = tuple(dict.fromkeys((*parsed.get("capabilities", ()), STRICT_SANDBOX)))
     unknown = [(key, value) for key, value in values.items() if key not in _READERS]
     warnings = [f"line {value.key_line}: unknown key '{key}' is kept but has no effect" for key, value in unknown]
     return Manifest(

@@ -68,6 +68,7 @@ class WorkOrder(Schema):
     verify: tuple[str, ...] = ()
     timeout_s: float = TIMEOUT_DEFAULT_S
     idle_s: float | None = None  # without output for so long, a program of the term is ended
+    network: bool = True  # without it: only the machine's own loopback, in a strict sandbox
     budget: Budget = Budget()
     yolo: bool = False
 

@@ -25,7 +25,7 @@ from factory.git.run import GitError, git
 from factory.link.rest import RestLink
 from factory.main import EXIT_FENCED, Edges, Settings, make_bus, run
 from factory.opening import FencedSession
-from factory.ports import RunningEngine, Saved, Worktree
+from factory.ports import RunningEngine, Saved, Sees, Worktree
 from factory.process import EngineProcess
 from factory.workspace.workspaces import Workspaces, say_nothing
 from schemas.messages import Grant
@@ -88,8 +88,10 @@ class NotedRestLink(RestLink):
 class NotedTrees(Workspaces):
     """Looks at a tree and its remote with git itself, not by what the factory believes of them."""
 
-    def __init__(self, root: Path, workspace_map: Mapping[str, Path], spec: FactorySpec, note: Note) -> None:
-        super().__init__(root, workspace_map)
+    def __init__(
+        self, root: Path, workspace_map: Mapping[str, Path], sees: Sees | None, spec: FactorySpec, note: Note
+    ) -> None:
+        super().__init__(root, workspace_map, sees)
         self._spec = spec
         self._note_it = note
 
@@ -190,13 +192,20 @@ def edges_of(spec: FactorySpec, note: Note) -> Edges:
         *,
         cwd: Path,
         env: Mapping[str, str],
-        scratch: Path,
+        control: Path,
         deadline_s: float,
         on_output: Callable[[bytes], None],
+        around: tuple[str, ...] = (),
     ) -> RunningEngine:
         """So that an engine can say whose it is (see `engines`)."""
         return await EngineProcess.start(
-            argv, cwd=cwd, env={**env, **session}, scratch=scratch, deadline_s=deadline_s, on_output=on_output
+            argv,
+            cwd=cwd,
+            env={**env, **session},
+            control=control,
+            deadline_s=deadline_s,
+            on_output=on_output,
+            around=around,
         )
 
     return Edges(

@@ -33,7 +33,7 @@ class EngineAdapter(Protocol):
     def missing(self) -> str | None:
         """What is not installed, in a sentence that says what to do; None when the engine can run here."""
 
-    def command(self, grant: Grant, scratch: Path) -> Command:
-        """What to run in the worktree. `scratch` is a directory of the term's own, outside it. Raises EngineRefusal."""
+    def command(self, grant: Grant, control: Path) -> Command:
+        """What to run in the worktree. `control`: a folder for what the engine is to read. Raises EngineRefusal."""
 
     def insights(self, output_tail: str) -> Insights: ...

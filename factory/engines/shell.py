@@ -20,7 +20,7 @@ class ShellEngine:
     def missing(self) -> str | None:
         return None if shutil.which("sh") else "no `sh` on PATH: install a POSIX shell"
 
-    def command(self, grant: Grant, scratch: Path) -> Command:
+    def command(self, grant: Grant, control: Path) -> Command:
         """Blocks that follow each other under one shell are one script: they share variables and the folder."""
         try:
             blocks = shell_blocks(grant.body_md)
@@ -35,12 +35,12 @@ class ShellEngine:
                 raise EngineRefusal(
                     f"the body has a ```{shell} block, and this machine has no {shell} on PATH", here=True
                 )
-            script = scratch / f"engine-{number}.{shell}"
+            script = control / f"engine-{number}.{shell}"
             script.write_text("set -e\n" + "\n".join(block.text for block in following), encoding="utf-8")
             calls.append((program, str(script)))
         if len(calls) == 1:
             return Command(calls[0])
-        script = scratch / "engine.sh"
+        script = control / "engine.sh"
         script.write_text("set -e\n" + "".join(f"{shlex.join(call)}\n" for call in calls), encoding="utf-8")
         return Command((shutil.which("sh") or "sh", str(script)))
 

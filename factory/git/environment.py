@@ -26,13 +26,13 @@ _passed = re.compile(
 )
 
 
+def reaches_git(name: str) -> bool:
+    """Whether git may see it: of its own variables those that say how to reach a server."""
+    return name not in NEVER and (not name.startswith("GIT_") or bool(_passed.fullmatch(name)))
+
+
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """Of `environ` what both git and engines may see: of git's own variables those that say how to reach a server."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if name not in NEVER and (not name.startswith("GIT_") or _passed.fullmatch(name))
-    }
+    return {name: value for name, value in environ.items() if reaches_git(name)}
 
 
 def factory_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:

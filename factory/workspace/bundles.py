@@ -18,6 +18,7 @@ from typing import Any
 from factory.git.environment import factory_env
 from factory.git.run import GitError, git, run
 from factory.workspace.config import append_config
+from factory.workspace.leading_out import leads_out
 from factory.workspace.reading import git_dir_of, linked_worktrees, module_dirs, read_refs, repositories_inside, stashes
 from factory.workspace.snapshot import FIXED_DATES, add_all
 from factory.workspace.term_repository import SAFE, TermRepository
@@ -87,6 +88,8 @@ def _inside(term: TermRepository, own: set[Path]) -> Iterator[tuple[str, Path, P
         git_dir = git_dir_of(inner)
         assert git_dir is not None
         seen.add(git_dir.resolve())
+        if leads_out(git_dir, term.sees) is not None:
+            continue
         yield str(inner.relative_to(term.path)), git_dir, inner
     for git_dir in module_dirs(term.git_dir):
         if git_dir.resolve() not in seen:

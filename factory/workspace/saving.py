@@ -18,6 +18,7 @@ from factory.git.run import run
 from factory.ports import Saved
 from factory.workspace import lfs
 from factory.workspace.bundles import bundle_inside
+from factory.workspace.leading_out import leads_out
 from factory.workspace.objects import own_objects
 from factory.workspace.reading import Refs, linked_worktrees, pending, read_refs, stashes
 from factory.workspace.snapshot import Snapshots, WorkTree
@@ -25,9 +26,7 @@ from factory.workspace.term_repository import Pushed, TermRepository, make_vault
 
 NOT_BESIDE = ("refs/remotes/", "refs/stash", "refs/resume/", "refs/bisect/")
 STASH, WORKTREES, PENDING, BUNDLES = "stash/", "worktrees/", "pending/", "bundles"
-NO_REPOSITORY = (
-    "the job removed its repository (.git): its files are saved, and of its commits what the last checkpoint had"
-)
+ONLY_FILES = "its files are saved, and of its commits what the last checkpoint had"
 NEW_REPOSITORY = "the job made its folder a new repository: its history does not go on from where the job began"
 
 
@@ -48,22 +47,27 @@ async def look(term: TermRepository, message: str, tmp: Path) -> Look:
     """At what the engine left, wherever it put it; the vault has all of it afterwards. Raises GitError and OSError."""
     if not (term.vault / "HEAD").exists():
         await _make_vault_again(term)
-    left, notes = await _refs_of(term)
+    git_dir, notes = _repository_of(term)
+    left = await read_refs(git_dir) if git_dir.exists() else Refs({}, None, None)
+    if git_dir.exists() and not _goes_on(term, left):
+        notes += (NEW_REPOSITORY,)
     head = left.head or term.last_head or term.base
-    beside = _refs_beside(term, left)
-    beside |= {f"{STASH}{at}/{said}": commit for at, (commit, said) in enumerate(stashes(term.git_dir))}
-    snapshots = Snapshots(term, term.git_dir / "objects", tmp)
-    taken = await snapshots.take(WorkTree(term.path, term.git_dir, term.git_dir / "index", head), message)
-    for linked in linked_worktrees(term.git_dir, left):
+    beside = _refs_beside(term, git_dir, left)
+    beside |= {f"{STASH}{at}/{said}": commit for at, (commit, said) in enumerate(stashes(git_dir))}
+    snapshots = Snapshots(term, git_dir / "objects", tmp)
+    taken = await snapshots.take(WorkTree(term.path, git_dir, git_dir / "index", head), message)
+    for linked in linked_worktrees(git_dir, left):
         commit = linked.head
-        if linked.path.is_dir():
-            work = WorkTree(linked.path, term.git_dir, linked.index_file, linked.head)
+        if linked.path.is_dir() and not term.sees(linked.path):
+            notes += (f"not saved, since the job has no such folder: the worktree {linked.path}",)
+        elif linked.path.is_dir():
+            work = WorkTree(linked.path, git_dir, linked.index_file, linked.head)
             commit = (await snapshots.take(work, None)).commit
         beside[f"{WORKTREES}{linked.name}"] = commit
-    beside, lacking = await _commits_only(term, beside)
+    beside, lacking = await _commits_only(term, git_dir, beside)
     notes += lacking
     sign = tuple(sorted(beside.items()))
-    bundles = await bundle_inside(term, tmp) if NO_REPOSITORY not in notes else None
+    bundles = await bundle_inside(term, tmp) if git_dir.exists() else None
     if bundles is not None:
         notes += bundles.notes
         if bundles.commit is not None:
@@ -104,15 +108,21 @@ def is_saved(term: TermRepository, seen: Look) -> bool:
     return seen.snapshot == term.base and not seen.beside
 
 
-async def _refs_of(term: TermRepository) -> tuple[Refs, tuple[str, ...]]:
+def _repository_of(term: TermRepository) -> tuple[Path, tuple[str, ...]]:
+    """The engine's, and what is to be said of it; where there is none of its own, a path to nothing."""
+    nothing = term.folder / "none"
+    if (out := leads_out(term.git_dir, term.sees)) is not None:
+        return nothing, (f"{out.relative_to(term.path)} leads to what is not the job's: {ONLY_FILES}",)
     if not (term.git_dir / "HEAD").is_file() or term.git_dir.is_symlink():
-        return Refs({}, None, None), (NO_REPOSITORY,)
-    left = await read_refs(term.git_dir)
-    goes_on = term.remote is None or any(name.startswith("refs/remotes/") for name in left.refs)
-    return left, () if goes_on else (NEW_REPOSITORY,)
+        return nothing, (f"the job removed its repository (.git): {ONLY_FILES}",)
+    return term.git_dir, ()
 
 
-def _refs_beside(term: TermRepository, left: Refs) -> dict[str, str]:
+def _goes_on(term: TermRepository, left: Refs) -> bool:
+    return term.remote is None or any(name.startswith("refs/remotes/") for name in left.refs)
+
+
+def _refs_beside(term: TermRepository, git_dir: Path, left: Refs) -> dict[str, str]:
     """Every ref that is not as the term was given it, but for HEAD's own branch. Remote-tracking refs prove nothing: a
     job may have had remotes that are gone.
     """
@@ -122,18 +132,20 @@ def _refs_beside(term: TermRepository, left: Refs) -> dict[str, str]:
         for name, commit in left.refs.items()
         if not name.startswith(NOT_BESIDE) and name != left.branch and commit not in theirs
     }
-    kept = [commit for commit, _ in stashes(term.git_dir)]
+    kept = [commit for commit, _ in stashes(git_dir)]
     if (stash := left.refs.get("refs/stash")) and stash not in kept:  # its log is gone
         beside[f"{STASH}0/without its log"] = stash
-    return beside | {f"{PENDING}{name}": commit for name, commit in pending(term.git_dir).items()}
+    return beside | {f"{PENDING}{name}": commit for name, commit in pending(git_dir).items()}
 
 
-async def _commits_only(term: TermRepository, beside: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+async def _commits_only(
+    term: TermRepository, git_dir: Path, beside: dict[str, str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
     """A tag of a file cannot be joined to a commit, nor can what is damaged: each is named."""
     if not beside:
         return beside, ()
     told = "\n".join(f"{commit}^{{commit}}" for commit in beside.values()).encode() + b"\n"
-    env = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(term.git_dir / "objects")}
+    env = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(git_dir / "objects")}
     said = (await term.in_vault("cat-file", "--batch-check", env=env, stdin=told)).splitlines()
     good = {name: commit for (name, commit), line in zip(beside.items(), said, strict=True) if " commit " in line}
     lost = sorted(beside.keys() - good.keys())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from factory.git.urls import Reach
 from factory.ports import Fault, WorkspaceError, Worktree
 from factory.workspace import lfs
 from factory.workspace.config import Entry, append_config
+from factory.workspace.leading_out import everything
 from factory.workspace.reading import read_refs
 from factory.workspace.remote import FLEET_HEADS, RemoteRefs, Start
 
@@ -56,7 +57,8 @@ class Pushed(NamedTuple):
 class TermRepository(Worktree):
     """`folder`: of the term. `granted`: the refs that its repository began with. `snapshot`: the last one, `kept`: the
     commit that joins it with all that is beside it and with those before it. `submodules`: path -> URL, at the start.
-    `kept_at`: the ref that has it at the source. `uploaded`: commits whose LFS objects the source has.
+    `kept_at`: the ref that has it at the source. `uploaded`: commits whose LFS objects the source has. `sees`: whether
+    the term's programs could read what is at a path.
     """
 
     folder: Path
@@ -70,10 +72,19 @@ class TermRepository(Worktree):
     last_head: str | None = None
     submodules: dict[str, str] = field(default_factory=dict)
     retries_used: int = 0
+    sees: Callable[[Path], bool] = everything
 
     @property
     def vault(self) -> Path:
         return self.folder / "vault.git"
+
+    @property
+    def open_places(self) -> tuple[Path, ...]:
+        return (self.folder,)  # `git worktree add ../other` is usual
+
+    @property
+    def closed_places(self) -> tuple[Path, ...]:
+        return (self.vault,)
 
     @property
     def git_dir(self) -> Path:

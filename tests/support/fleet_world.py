@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -35,6 +36,8 @@ from factory.outbox import Outbox
 from factory.ports import Vitals
 from factory.process import EngineProcess
 from factory.session import Session
+from factory.surroundings.surroundings import Surroundings
+from factory.surroundings.variables import machine_variables
 from factory.term import TermEnd, Tools
 from factory.term_state import OUTCOME_OF, TermState
 from factory.workspace.workspaces import Workspaces
@@ -217,6 +220,8 @@ class FactoryLife:
             launch=EngineProcess.start,
             adapters=engines,
             terms=data / "terms",
+            scratch=data / "scratch",
+            surroundings=Surroundings(machine_variables(os.environ)),
             takeover=takeover,
             drain_grace_s=drain_grace_s,
         )

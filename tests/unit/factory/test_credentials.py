@@ -12,17 +12,29 @@ from runtime.clock import SystemClock
 ASKED = b"protocol=https\nhost=git.example.invalid\n\n"
 
 
-def asked(home: Path, scratch: Path) -> bytes:
+def asked(home: Path, control: Path, engines_home: Path | None = None) -> bytes:
     """What git gets inside the term, on a machine whose own helper knows one password."""
     own = '!f() { test "$1" = get && echo username=ann && echo password=s3cret; }; f'
     subprocess.run(["git", "config", "--file", str(home / ".gitconfig"), "credential.helper", own], check=True)
-    env = {"HOME": str(home), "PATH": os.environ["PATH"], **helper_env(scratch), "GIT_ASKPASS": "true"}
+    env = {
+        "HOME": str(engines_home or home),
+        "PATH": os.environ["PATH"],
+        **helper_env(control, str(home)),
+        "GIT_ASKPASS": "true",
+    }
     return subprocess.run(["git", "credential", "fill"], input=ASKED, capture_output=True, env=env, check=False).stdout
 
 
 def test_within_trust_the_machines_own_helper_answers(tmp_path: Path) -> None:
     note_trust(tmp_path, SystemClock().boot_s() + 60)
     assert b"password=s3cret" in asked(tmp_path, tmp_path)
+
+
+def test_an_engine_with_a_home_of_its_own_is_answered_by_the_machines_helper(tmp_path: Path) -> None:
+    note_trust(tmp_path, SystemClock().boot_s() + 60)
+    own = tmp_path / "own home"
+    own.mkdir()
+    assert b"password=s3cret" in asked(tmp_path, tmp_path, own)
 
 
 def test_after_trust_nobody_answers(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from factory.identity import Identity
-from factory.process import engine_env
 from runtime.lockfile import AlreadyLocked
 
 
@@ -43,21 +42,3 @@ def test_a_damaged_counter_is_a_lost_one(tmp_path: Path, content: str) -> None:
     (tmp_path / "session-number").write_text(content)
     assert identity.last_session_no() is None
     identity.release()
-
-
-def test_an_engine_never_sees_what_is_the_factorys_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    secrets = {
-        "AQ_FLEET_TOKEN": "secret-1",
-        "AQ_FLEET_API": "http://127.0.0.1:1",
-        "COSMOS_KEY": "secret-2",
-        "GIGAFACTORY_ANYTHING": "secret-3",
-    }
-    for name, value in secrets.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("USERS_OWN", "kept")
-    env = engine_env({"GIGAFACTORY_JOB": "job1"})
-    assert not set(env) & set(secrets)
-    assert not set(env.values()) & {"secret-1", "secret-2", "secret-3"}
-    assert env["GIGAFACTORY_JOB"] == "job1"
-    assert env["USERS_OWN"] == "kept"
-    assert env["PATH"] == os.environ["PATH"]

@@ -15,7 +15,8 @@ import orjson
 import psutil
 import pytest
 
-from factory.process import LAUNCHER, MARK, Ended, EngineProcess, end_left_over_launchers, engine_env, note_launcher
+from factory.process import LAUNCHER, MARK, Ended, EngineProcess, end_left_over_launchers, note_launcher
+from factory.surroundings.variables import machine_variables
 from runtime.clock import SystemClock
 from tests.support.waiting import eventually
 
@@ -50,16 +51,16 @@ class Terms:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.scratch = folder / "terms" / "job1-1"
-        self.scratch.mkdir(parents=True)
+        self.control = folder / "terms" / "job1-1"
+        self.control.mkdir(parents=True)
         self.output = bytearray()
 
     async def start(self, *argv: str, left_s: float = LONG_S) -> EngineProcess:
         return await EngineProcess.start(
             argv,
             cwd=self.folder,
-            env=engine_env({}),
-            scratch=self.scratch,
+            env=machine_variables(os.environ),
+            control=self.control,
             deadline_s=SystemClock().boot_s() + left_s,
             on_output=self.output.extend,
         )
@@ -69,7 +70,7 @@ class Terms:
 
     @property
     def launcher(self) -> psutil.Process:
-        return psutil.Process(orjson.loads((self.scratch / "launcher.json").read_bytes())["pid"])
+        return psutil.Process(orjson.loads((self.control / "launcher.json").read_bytes())["pid"])
 
     async def pid(self, name: str = "pid") -> int:
         path = self.folder / name
@@ -82,7 +83,7 @@ class Terms:
     def kill_all(self) -> None:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == str(self.scratch):
+                if process.environ().get(MARK) == str(self.control):
                     process.kill()
         with contextlib.suppress(psutil.Error, OSError):
             self.launcher.kill()
@@ -185,14 +186,15 @@ async def test_what_an_engine_left_running_when_it_exited_by_itself_is_killed(te
 FACTORY = """
 import asyncio, os, sys
 from pathlib import Path
-from factory.process import EngineProcess, engine_env
+from factory.process import EngineProcess
+from factory.surroundings.variables import machine_variables
 from runtime.clock import SystemClock
 
 async def main(folder, program, left_s):
-    scratch = folder / "terms" / "job1-1"
+    control = folder / "terms" / "job1-1"
     deadline_s = SystemClock().boot_s() + left_s
-    engine = await EngineProcess.start((sys.executable, "-c", program), cwd=folder, env=engine_env({}),
-                                       scratch=scratch, deadline_s=deadline_s, on_output=lambda data: None)
+    engine = await EngineProcess.start((sys.executable, "-c", program), cwd=folder, env=machine_variables(os.environ),
+                                       control=control, deadline_s=deadline_s, on_output=lambda data: None)
     while True:
         await asyncio.sleep(0.1)
         engine.move_deadline(SystemClock().boot_s() + left_s)
@@ -235,7 +237,7 @@ async def test_a_stopped_factory_moves_no_deadline_and_so_its_engine_is_killed(t
         process.send_signal(signal.SIGSTOP)
         await eventually(lambda: not lives(daemon), WITHIN_S)
         await eventually(lambda: not lives(launcher.pid), WITHIN_S)
-        assert orjson.loads((terms.scratch / "ended.json").read_bytes())["reason"] == "trust_lost"
+        assert orjson.loads((terms.control / "ended.json").read_bytes())["reason"] == "trust_lost"
 
 
 async def test_an_engine_does_not_outlive_its_launcher_nor_does_what_left_its_group(terms: Terms) -> None:
@@ -264,7 +266,7 @@ async def test_the_launchers_of_a_killed_factory_are_waited_for(terms: Terms) ->
         process.send_signal(signal.SIGKILL)
         await end_left_over_launchers(terms.folder / "terms", WITHIN_S)
         assert not lives(daemon)
-    assert not (terms.scratch / "launcher.json").exists()
+    assert not (terms.control / "launcher.json").exists()
     assert await end_left_over_launchers(terms.folder / "terms", WITHIN_S) == 0
 
 
@@ -297,8 +299,8 @@ def bystander_process() -> subprocess.Popen[bytes]:
 
 async def test_a_process_that_has_the_pid_of_an_old_launcher_is_left_alone(terms: Terms) -> None:
     with bystander_process() as bystander:
-        note_launcher(terms.scratch, bystander.pid)
-        note = terms.scratch / "launcher.json"
+        note_launcher(terms.control, bystander.pid)
+        note = terms.control / "launcher.json"
         doc = orjson.loads(note.read_bytes())
         note.write_bytes(orjson.dumps({**doc, "began": doc["began"] - 3600.0}))
         assert await end_left_over_launchers(terms.folder / "terms", 0.1) == 0
@@ -308,6 +310,6 @@ async def test_a_process_that_has_the_pid_of_an_old_launcher_is_left_alone(terms
 
 
 async def test_half_a_note_of_a_launcher_stands_in_no_sessions_way(terms: Terms) -> None:
-    (terms.scratch / "launcher.json").write_bytes(b'{"pid": 12')
+    (terms.control / "launcher.json").write_bytes(b'{"pid": 12')
     assert await end_left_over_launchers(terms.folder / "terms", 0.1) == 0
-    assert not (terms.scratch / "launcher.json").exists()
+    assert not (terms.control / "launcher.json").exists()

@@ -15,6 +15,9 @@ from factory.engines.shell import ShellEngine
 from factory.log_delivery import LogDelivery
 from factory.ports import Saved
 from factory.process import EngineProcess
+from factory.surroundings.folders import TermFolders
+from factory.surroundings.surroundings import Surroundings
+from factory.surroundings.variables import machine_variables
 from factory.term import Term, TermEnd, Tools
 from factory.term_state import TermState
 from factory.trust import TrustWindow
@@ -47,23 +50,24 @@ class AheadClock:
 class Life:
     """One term in a folder. `said` is its live log as it went out."""
 
-    def __init__(self, folder: Path, body: str, **fields: Any) -> None:
+    def __init__(self, folder: Path, body: str, surroundings: Surroundings | None = None, **fields: Any) -> None:
         self.clock = AheadClock()
-        self.scratch = folder / "terms" / "job1-1"
+        self.folders = TermFolders(folder / "terms" / "job1-1", folder / "scratch" / "job1-1")
         self.said = ""
         self.checkpoints: list[Saved] = []
         script = f"```sh\n{body}\n```\n"
         granted = grant(body_md=script, started=True, term=term_times(LEASE_S, LEASE_S), **fields)
         trust = TrustWindow(self.clock.boot_s(), granted.term, 5.0, started=True)
         self.state = TermState(granted, trust, idle_limit_s=LEASE_S)
-        self.workspaces = Workspaces(folder / "work", {})
+        self.workspaces = Workspaces(folder / "work", {}, surroundings.sees if surroundings else None)
         self.tree = folder / "work" / "trees" / "job1" / "1" / "tree"
         tools = Tools(
             clock=self.clock,
             trees=self.workspaces,
             launch=EngineProcess.start,
             adapter=ShellEngine(),
-            scratch=self.scratch,
+            folders=self.folders,
+            surroundings=surroundings or Surroundings(machine_variables(os.environ)),
             factory_id="f1",
             session_id="s1",
             checkpoint_every_s=0.1,
@@ -218,8 +222,9 @@ async def test_the_limit_that_ended_a_run_is_named(tmp_path: Path, fields: dict[
 async def test_the_folder_of_a_term_goes_when_it_is_over_even_if_no_tree_was_ever_made(tmp_path: Path) -> None:
     life = Life(tmp_path, "true")
     life.state.heard_stop(stop_order("cancel"), life.clock.boot_s())
-    life.scratch.mkdir(parents=True)
+    life.folders.make(home=True)
     end = await ended(life)
     assert end.result.outcome is Outcome.CANCELLED
     await life.term.tidy(end, superseded=False)
-    assert not life.scratch.exists()
+    assert not life.folders.control.exists()
+    assert not life.folders.scratch.exists()

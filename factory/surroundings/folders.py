@@ -1,0 +1,57 @@
+"""The folders of one term beside its tree."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory.workspace.removal import remove_folder
+
+
+@dataclass(frozen=True)
+class TermFolders:
+    """`control`: the factory's, with what it tells the launcher and git's helper. `scratch`: the engine's own, in which
+    it may write what is not its work.
+    """
+
+    control: Path
+    scratch: Path
+
+    @property
+    def home(self) -> Path:
+        return self.scratch / "home"
+
+    @property
+    def tmp(self) -> Path:
+        return self.scratch / "tmp"
+
+    def make(self, *, home: bool) -> None:
+        self.control.mkdir(parents=True, exist_ok=True)
+        for folder in (self.scratch, *((self.home, self.tmp) if home else ())):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    async def remove(self) -> None:
+        """A home may be large: it goes beside the factory's work. Raises OSError."""
+        shutil.rmtree(self.control, ignore_errors=True)
+        if not self.scratch.exists():
+            return
+        if any(self.scratch.iterdir()):
+            await asyncio.to_thread(remove_folder, self.scratch)
+        else:
+            self.scratch.rmdir()
+
+
+def scratch_root(data: Path, environ: Mapping[str, str]) -> Path:
+    """Where the terms of the factory that lives in `data` have their scratch folders: apart from what is its own."""
+    home = Path(environ.get("HOME") or Path.home())
+    if sys.platform == "win32":
+        caches = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    else:
+        caches = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return caches / "gigafactory" / hashlib.sha256(os.fsencode(data)).hexdigest()[:12]

@@ -1,0 +1,35 @@
+"""What an engine in a sandbox made to lead out of it: the factory must not read there on its behalf."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+FANOUT = 2  # letters of a folder of loose objects
+
+
+def everything(_path: Path) -> bool:
+    """To an engine without a sandbox nothing is hidden that the factory can read."""
+    return True
+
+
+def leads_out(git_dir: Path, sees: Callable[[Path], bool]) -> Path | None:
+    """The first link, or list of borrowed objects, in a repository that leads to what its engine does not see."""
+    if sees is everything:
+        return None
+    if not sees(git_dir):
+        return git_dir
+    for folder, names, files in os.walk(git_dir):
+        here = Path(folder)
+        for name in (*names, *files):
+            if (here / name).is_symlink() and not sees(here / name):
+                return here / name
+        if here.name == "objects":
+            names[:] = [name for name in names if len(name) != FANOUT]
+    alternates = git_dir / "objects" / "info" / "alternates"
+    if alternates.is_file():
+        for line in alternates.read_bytes().splitlines():
+            if line and not sees(git_dir / "objects" / os.fsdecode(line)):
+                return alternates
+    return None
