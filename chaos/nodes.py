@@ -29,6 +29,7 @@ from factory.opening import FencedSession, MachineWords
 from factory.outbox import Outbox
 from factory.ports import Vitals
 from factory.session import Session
+from factory.surroundings.folders import FolderRoots
 from factory.surroundings.surroundings import Surroundings
 from runtime.entropy import Entropy
 from runtime.settings import Flags, Timers
@@ -241,9 +242,7 @@ class FactoryLife:
             trees=self.trees,
             launch=self.launcher,
             adapters=adapters,
-            terms=machine.folder / "terms",
-            scratch=machine.folder / "scratch",
-            surroundings=Surroundings({}),
+            surroundings=Surroundings({}, FolderRoots(machine.folder / "terms", machine.folder / "scratch")),
             takeover=takeover,
             checkpoint_every_s=CHECKPOINT_EVERY_S,
             idle_limit_s=IDLE_LIMIT_S,

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,7 +29,6 @@ from factory.outbox import Outbox
 from factory.ports import Launch, Trees
 from factory.reporting import Reporter
 from factory.session import OpenSession, Session
-from factory.surroundings.folders import TermFolders
 from factory.surroundings.surroundings import Surroundings
 from factory.term import Term, Tools
 from factory.term_state import TermState
@@ -59,8 +57,6 @@ class Parts:
     trees: Trees
     launch: Launch
     adapters: Mapping[Engine, EngineAdapter]
-    terms: Path
-    scratch: Path
     surroundings: Surroundings
     takeover: bool = False
     checkpoint_every_s: float = 60.0
@@ -220,13 +216,12 @@ class Work:
 
 def _tools(parts: Parts, reporter: Reporter, state: TermState) -> Tools:
     grant = state.grant
-    name = f"{grant.job_id}-{grant.lease_epoch}"
     return Tools(
         clock=parts.clock,
         trees=parts.trees,
         launch=parts.launch,
         adapter=parts.adapters[grant.engine],
-        folders=TermFolders(parts.terms / name, parts.scratch / name),
+        folders=parts.surroundings.folders.of(grant.job_id, grant.lease_epoch),
         surroundings=parts.surroundings,
         factory_id=parts.session.factory_id,
         session_id=parts.session.session_id,

@@ -34,15 +34,16 @@ from factory.link.rest import RestLink
 from factory.log_delivery import LogDelivery
 from factory.opening import FencedSession, MachineWords
 from factory.outbox import Outbox
-from factory.ports import Launch, Sees, Vitals
+from factory.ports import Launch, Place, Vitals
 from factory.process import EngineProcess, end_left_over_launchers
 from factory.prune import Pruner
 from factory.session import Session
-from factory.surroundings.folders import scratch_root
-from factory.surroundings.sandbox import Mode, Sandbox, missing
+from factory.surroundings.folders import FolderRoots, scratch_root
+from factory.surroundings.sandbox import Mode, Sandbox, chosen
 from factory.surroundings.surroundings import Surroundings
 from factory.surroundings.variables import check_pattern, machine_variables
 from factory.workspace.removal import remove_folder
+from factory.workspace.source import named_folder
 from factory.workspace.workspaces import Workspaces
 from runtime.clock import SystemClock
 from runtime.entropy import system_entropy
@@ -123,7 +124,7 @@ class Edges:
     bus: Callable[[Settings, str], Bus] = make_bus
     bus_link: Callable[[Bus, str, float], BusLink] = BusLink
     rest_link: Callable[[str, str, float], RestLink] = RestLink
-    trees: Callable[[Path, Mapping[str, Path], Sees | None], Workspaces] = Workspaces
+    trees: Callable[[Path, Mapping[str, Path], Place | None], Workspaces] = Workspaces
     launch: Launch = EngineProcess.start
 
 
@@ -144,7 +145,7 @@ async def run(settings: Settings, edges: Edges | None = None) -> None:
             await asyncio.to_thread(remove_folder, settings.scratch)
         await bus.start()
         surroundings = surroundings_of(settings)
-        workspaces = edges.trees(settings.data / "work", dict(settings.workspaces), surroundings.sees)
+        workspaces = edges.trees(settings.data / "work", dict(settings.workspaces), surroundings.place)
         kept = await workspaces.set_aside_left_over()
         if kept:
             log.warning("%d tree(s) of an earlier session are kept in quarantine", kept)
@@ -202,8 +203,6 @@ def _parts(
         trees=workspaces,
         launch=launch,
         adapters=adapters,
-        terms=settings.data / "terms",
-        scratch=settings.scratch,
         surroundings=surroundings,
         takeover=settings.takeover,
         checkpoint_every_s=settings.checkpoint_every_s,
@@ -220,7 +219,8 @@ def surroundings_of(settings: Settings) -> Surroundings:
         home = Path(os.environ.get("HOME") or Path.home()).resolve()
         hidden = (settings.data, settings.scratch, *settings.hidden)
         sandbox = Sandbox(settings.sandbox, tuple(path.resolve() for path in hidden), settings.shown, home)
-    return Surroundings(variables, sandbox, settings.own_home)
+    folders = FolderRoots(settings.data / "terms", settings.scratch)
+    return Surroundings(variables, folders, sandbox, settings.own_home)
 
 
 def vitals_of(folder: Path) -> Vitals:
@@ -228,23 +228,12 @@ def vitals_of(folder: Path) -> Vitals:
     return Vitals(psutil.getloadavg()[0] / (psutil.cpu_count() or 1), int(psutil.disk_usage(str(folder)).free))
 
 
-def _workspace(text: str) -> tuple[str, Path]:
-    name, sep, path = text.partition("=")
-    if not sep or not name.startswith("/") or not Path(path).is_dir():
-        raise typer.BadParameter(f"{text!r}: write /path/as/in/manifests=/folder/here")
-    return name, Path(path)
-
-
-def _sandbox(asked: Mode | None) -> Mode:
-    """A veil that nobody asked for is not insisted on. Raises ValueError where what was asked for is not to be had."""
-    mode = Mode.VEIL if asked is None else asked
-    why = missing(mode)
-    if why is not None and asked is not None:
-        raise ValueError(f"--sandbox {mode}: {why}")
+def _told(asked: Mode | None) -> Mode:
+    mode, why = chosen(asked)
     if why is not None:
         log.warning("no sandbox: %s; a job can read and change all that this user can", why)
-        return Mode.OFF
-    log.info("sandbox: %s", mode)
+    else:
+        log.info("sandbox: %s", mode)
     return mode
 
 
@@ -328,7 +317,7 @@ def main(
             bus_seed=bus_seed_file.read_text().strip() if bus_seed_file else None,
             capabilities=tuple(sorted({check_name(name) for name in capability or []})),
             seats=seats,
-            workspaces=tuple(_workspace(text) for text in workspace or []),
+            workspaces=tuple(named_folder(text) for text in workspace or []),
             takeover=takeover,
             rpc_timeout_s=rpc_timeout,
             long_poll_s=long_poll,
@@ -337,7 +326,7 @@ def main(
             drain_grace_s=drain_grace,
             keep_s=keep_days * 24 * 3600,
             detect=detect,
-            sandbox=_sandbox(sandbox),
+            sandbox=_told(sandbox),
             hidden=_hidden(data, hide or (), token_file, bus_seed_file),
             shown=tuple(path.expanduser().resolve() for path in show or ()),
             own_home=_is_own_home(home),

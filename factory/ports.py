@@ -82,7 +82,7 @@ class Ended:
     error: str = ""
 
 
-Sees = Callable[[Path, Worktree], bool]  # whether a term's programs could read what is at a path
+Place = Callable[[Path, Worktree], Path | None]  # where that is which a term's programs have at a path; None: nowhere
 
 
 class Trees(Protocol):

@@ -6,15 +6,18 @@ import asyncio
 import codecs
 import contextlib
 import logging
+from collections import deque
 from io import FileIO
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-LOG_BYTES_MAX = 4 * 1024 * 1024
+BEGINNING_BYTES = 3 * 1024 * 1024
+END_BYTES = 1024 * 1024
 TAIL_CHARS = 16 * 1024
 NOT_KEPT = "\n[... from here on the log is not kept on this machine: {} ...]\n"
-CUT = "\n[... the log is cut here; the engine went on printing ...]\n"
+CUT = "\n[... the log is too long: from here on only its end is kept, and follows when the term is over ...]\n"
+LEFT_OUT = "[... {} bytes are left out here ...]\n"
 
 
 class LogFile:
@@ -81,8 +84,34 @@ class LogFile:
             self._file = None
 
 
+class End:
+    """The last END_BYTES of what it is given, from the beginning of a line on."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._dropped = 0
+
+    def take(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._size += len(data)
+        while self._size - len(self._pieces[0]) >= END_BYTES:
+            dropped = len(self._pieces.popleft())
+            self._size -= dropped
+            self._dropped += dropped
+
+    def told(self) -> bytes:
+        """Empty where all of the log was in its beginning."""
+        end = b"".join(self._pieces)
+        over = max(0, len(end) - END_BYTES)
+        if over or self._dropped:
+            over += end[over:].find(b"\n") + 1
+            return LEFT_OUT.format(self._dropped + over).encode() + end[over:].decode(errors="ignore").encode()
+        return end
+
+
 class TermLog:
-    """Takes bytes as they come, of any encoding. What is over the bound is read, counted and dropped.
+    """Takes bytes as they come, of any encoding. Of what is over the bound the last is kept: errors stand there.
 
     Nothing here raises: what cannot be written (a full disk) is still sent, and a log is no reason to end a job.
     """
@@ -92,6 +121,7 @@ class TermLog:
         self._job_id = job_id
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._kept = 0
+        self._end = End()
         self._tail = ""
         self._heard = 0
         try:
@@ -117,18 +147,20 @@ class TermLog:
     def take(self, data: bytes) -> None:
         text = self._decoder.decode(data)
         self._remember(text)
-        if self._kept >= LOG_BYTES_MAX:
-            return
         encoded = text.encode()
-        if self._kept + len(encoded) >= LOG_BYTES_MAX:
-            encoded = encoded[: LOG_BYTES_MAX - self._kept]
-            encoded = (encoded.decode(errors="ignore") + CUT).encode()
-            self._kept = LOG_BYTES_MAX
-        self._kept += len(encoded)
-        self._append(encoded)
+        if self._kept < BEGINNING_BYTES:
+            beginning = encoded[: BEGINNING_BYTES - self._kept].decode(errors="ignore").encode()
+            self._append(beginning)
+            self._kept += len(beginning)
+            encoded = encoded[len(beginning) :]
+            if encoded:
+                self._kept = BEGINNING_BYTES
+                self._append(CUT.encode())
+        self._end.take(encoded)
 
     def close(self) -> None:
         """The engine prints no more. What is there is delivered beside; nobody waits for it here."""
+        self._append(self._end.told())
         self._file.close()
 
     def _append(self, data: bytes) -> None:

@@ -31,6 +31,8 @@ YES, NO = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
 UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _duration = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])")
 _reaches = re.compile(r"[a-z][a-z0-9+.-]*://|/|[A-Za-z]:[\\/]|[^/~.\s-][^/\s]*:")
+_user = re.compile(r"(?<=://)[^/\s'\"]*@")
+_key = re.compile(r"([A-Za-z]\w*)[ \t]*:")
 _tells_a_secret = re.compile(r"https?://[^/]*@", re.IGNORECASE)
 _fence = re.compile(
     r"\A\ufeff?---[ \t]*(?:#[^\r\n]*)?\r?\n(.*?)(?<![^\n])---[ \t]*(?:#[^\r\n]*)?(?:\r?\n|\Z)", re.DOTALL
@@ -78,7 +80,7 @@ class _Value(NamedTuple):
     def wrong(self, allowed: str, found: str | None = None) -> ManifestError:
         shapes: dict[type[yaml.Node], str] = {yaml.SequenceNode: "a list", yaml.MappingNode: "a mapping"}
         shape = shapes.get(type(self.node))
-        return ManifestError(self.line, self.key, found or shape or repr(self.node.value), allowed)
+        return ManifestError(self.line, self.key, without_secrets(found or shape or repr(self.node.value)), allowed)
 
     def text(self, allowed: str = f"a text of 1 to {TEXT_LENGTH_MAX} characters") -> str:
         if not isinstance(self.node, yaml.ScalarNode):
@@ -198,7 +200,8 @@ def _front_matter(text: str) -> tuple[yaml.MappingNode, str, str]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ManifestError(mark.line + 1 if mark else 1, None, f"broken YAML ({problem})", "YAML keys") from None
+        line = mark.line + 1 if mark else 1
+        raise ManifestError(line, _key_at(match[1], line), f"broken YAML ({problem})", "YAML keys") from None
     except RecursionError:
         raise ManifestError(1, None, "YAML nested too deeply", "flat keys") from None
     except (ValueError, OverflowError) as error:  # the parser's own, on an escape or a version out of range
@@ -206,6 +209,12 @@ def _front_matter(text: str) -> tuple[yaml.MappingNode, str, str]:
     if not isinstance(node, yaml.MappingNode):
         raise ManifestError(2, None, "front matter that is no mapping", "YAML keys, 'engine' among them")
     return node, text[: match.end()], text[match.end() :]
+
+
+def _key_at(front_matter: str, line: int) -> str | None:
+    """The key whose value broken YAML is in: on that line of the manifest, or the last one above it."""
+    keys = [_key.match(text) for text in front_matter.splitlines()[: max(0, line - 1)]]
+    return next((key[1] for key in reversed(keys) if key is not None), None)
 
 
 def _title(body: str) -> str:
@@ -230,6 +239,13 @@ def _check_repo(value: str) -> str:
 
 
 STRICT_SANDBOX = "sandbox-strict"  # the capability of a factory that can do without the network
+
+
+def without_secrets(text: str) -> str:
+    """Any URL in it without what stands before its host: an answer must not repeat a password."""
+    return _user.sub("***@", text)
+
+
 REPO_ALLOWED = (
     "a URL, host:path, or a path that begins with /, without a password: that is for the machine's credential helper"
 )

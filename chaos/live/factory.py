@@ -25,7 +25,7 @@ from factory.git.run import GitError, git
 from factory.link.rest import RestLink
 from factory.main import EXIT_FENCED, Edges, Settings, make_bus, run
 from factory.opening import FencedSession
-from factory.ports import RunningEngine, Saved, Sees, Worktree
+from factory.ports import Place, RunningEngine, Saved, Worktree
 from factory.process import EngineProcess
 from factory.workspace.workspaces import Workspaces, say_nothing
 from schemas.messages import Grant
@@ -89,9 +89,15 @@ class NotedTrees(Workspaces):
     """Looks at a tree and its remote with git itself, not by what the factory believes of them."""
 
     def __init__(
-        self, root: Path, workspace_map: Mapping[str, Path], sees: Sees | None, spec: FactorySpec, note: Note
+        self,
+        root: Path,
+        workspace_map: Mapping[str, Path],
+        place: Place | None = None,
+        *,
+        spec: FactorySpec,
+        note: Note,
     ) -> None:
-        super().__init__(root, workspace_map, sees)
+        super().__init__(root, workspace_map, place)
         self._spec = spec
         self._note_it = note
 

@@ -91,6 +91,21 @@ def capabilities(target: Target | None, home: Path = HOME) -> list[Finding]:
     return [Finding("capabilities", None if found else False, says), *_entitled(target, home, set(found))]
 
 
+def sandboxes() -> Finding:
+    """What of a sandbox works here: without one a job can read whatever its factory's user can."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "factory.surroundings.sandbox"],
+        capture_output=True,
+        text=True,
+        timeout=60.0,
+        check=False,
+    )
+    says = "; ".join(asked.stdout.splitlines()) or asked.stderr.strip()
+    works = says.startswith("veil: works")
+    hint = "" if works else "; a job can read all that its factory's user can: install bubblewrap"
+    return Finding("sandbox", True if works else None, says + hint)
+
+
 def _entitled(target: Target | None, home: Path, found: set[str]) -> list[Finding]:
     here = {path.name for path in home.glob("factories/*")}
     if target is None or not here:

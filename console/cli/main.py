@@ -383,7 +383,7 @@ def doctor(as_json: Json = False) -> None:
         url = options.url or os.environ.get("AQ_FLEET_API") or "http://127.0.0.1:8080"
         token = doctor_checks.Finding("token", False, str(error))
     found = [*doctor_checks.installed(), token, *doctor_checks.reachable(url)]
-    found += [*doctor_checks.capabilities(target), *doctor_checks.kept_trees()]
+    found += [*doctor_checks.capabilities(target), doctor_checks.sandboxes(), *doctor_checks.kept_trees()]
     if as_json:
         _print_json([one._asdict() for one in found])
     else:

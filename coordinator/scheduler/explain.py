@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from coordinator.scheduler.feasible import Obstacle, job_obstacles, maps, obstacles
@@ -115,6 +116,8 @@ def _nobody_can(job: Job, factories: tuple[FactoryView, ...]) -> tuple[str, list
         where = job.checkpoint.local
         return f"The work so far lies on {where} alone, which is not here.", [f"{where} comes back"]
     if job.cwd is not None and not any(maps(root, job.cwd) for view in here for root in view.workspaces):
-        return f"No factory that could run it has a workspace for {job.cwd}.", [f"a factory maps {job.cwd}"]
+        return f"No factory that could run it has a workspace for {job.cwd}.", [
+            f"a factory maps {job.cwd}: start one, or `gigafactory up`, with --workspace {shlex.quote(job.cwd)}=FOLDER"
+        ]
     wanted = ", ".join([str(job.engine), *job.capabilities])
     return f"No single factory has all of: {wanted}.", [f"one factory has all of: {wanted}"]

@@ -225,6 +225,7 @@ def main() -> int:
         checkpoint_every_s=1.0,
         members=MEMBERS,
         env={"PYTHON": sys.executable},
+        pass_env=("PYTHON",),
     )
     fleet = LocalFleet(settings)
     try:

@@ -31,7 +31,9 @@ class LocalFleetError(Exception):
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """`port` and `bus_port` 0: free ones."""
+    """`port` and `bus_port` 0: free ones. `sandbox` None: whichever the machine has. `workspaces` and `pass_env` as
+    options of a factory.
+    """
 
     data: Path
     product_id: str = "main"
@@ -41,6 +43,9 @@ class LocalSettings:
     checkpoint_every_s: float = 30.0
     members: tuple[Member, ...] = (Member("factory-1", ("python",), 2), Member("factory-2", ("python", "docs"), 2))
     env: Mapping[str, str] = field(default_factory=dict)
+    sandbox: str | None = None
+    workspaces: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
 
 
 class Child:
@@ -209,6 +214,10 @@ class LocalFleet:
             *("--bus-seed-file", str(self.secrets.seed_file(member.id))),
             *("--seats", str(member.seats)),
             *("--checkpoint-every", str(self._settings.checkpoint_every_s)),
+            *("--hide", str(data)),
+            *(("--sandbox", self._settings.sandbox) if self._settings.sandbox is not None else ()),
+            *(word for text in self._settings.workspaces for word in ("--workspace", text)),
+            *(word for name in self._settings.pass_env for word in ("--pass-env", name)),
             *capabilities,
         ]
         return Child(member.id, argv, data / "log" / f"{member.id}.log", self._settings.env)

@@ -18,6 +18,7 @@ from bus.server import BrokerConfig, BrokerUser, create_nkey
 from runtime.tokens import FACTORY, OPERATOR, mint_token, token_hash
 
 OPERATOR_ID = "operator"
+SANDBOXES = ("sandbox-veil", "sandbox-strict")  # a factory offers those that work on its machine
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Secrets:
                 "id": member.id,
                 "productId": self._product_id,
                 "products": [self._product_id],
-                "capabilities": list(member.capabilities),
+                "capabilities": [*member.capabilities, *SANDBOXES],
                 "tokenHash": token_hash(self.token_file(member.id).read_text().strip()),
                 "busKey": _public(self.seed_file(member.id)),
             }
@@ -76,7 +77,9 @@ class Secrets:
     def broker_config(self) -> BrokerConfig:
         system = self._kept("system.nkey", lambda: create_nkey().seed)
         users = tuple(
-            BrokerUser(member.id, _public(self.seed_file(member.id)), (self._product_id,), member.capabilities)
+            BrokerUser(
+                member.id, _public(self.seed_file(member.id)), (self._product_id,), (*member.capabilities, *SANDBOXES)
+            )
             for member in self._members
         )
         return BrokerConfig(_public(self.coordinator_seed_file), _public(system), users)

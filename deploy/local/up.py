@@ -15,6 +15,9 @@ import typer
 
 from bus.server import BrokerError
 from deploy.local.fleet import Child, LocalFleet, LocalFleetError, LocalSettings
+from factory.surroundings.sandbox import Mode, chosen
+from factory.surroundings.variables import check_pattern
+from factory.workspace.source import named_folder
 
 DEFAULT_DATA = Path(".gigafactory")  # where the command line looks by itself
 
@@ -86,19 +89,41 @@ def main(
     port: Annotated[int, typer.Option(help="Port of the REST API on 127.0.0.1.")] = 8080,
     bus_port: Annotated[int, typer.Option(help="Port of nats-server on 127.0.0.1.")] = 4222,
     lease_ttl: Annotated[float, typer.Option(help="Lease TTL in seconds.")] = 60.0,
+    workspace: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="The folder PATH for jobs with `cwd: NAME`; repeat it."),
+    ] = None,
+    sandbox: Annotated[str | None, typer.Option(help="veil, strict or off (see `gigafactory factory --help`).")] = None,
+    pass_env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A variable that jobs get, or its beginning and a *; repeat it."),
+    ] = None,
 ) -> None:
     """Starts nats-server, a coordinator on SQLite and two factories; Ctrl-C ends all of it."""
     try:
-        fleet = LocalFleet(LocalSettings(data.resolve(), port=port, bus_port=bus_port, lease_ttl_s=lease_ttl))
+        mode, no_sandbox = chosen(Mode(sandbox) if sandbox is not None else None)
+        folders = [named_folder(text) for text in workspace or ()]
+        settings = LocalSettings(
+            data.resolve(),
+            port=port,
+            bus_port=bus_port,
+            lease_ttl_s=lease_ttl,
+            workspaces=tuple(f"{name}={path}" for name, path in folders),
+            sandbox=mode,
+            pass_env=tuple(check_pattern(pattern) for pattern in pass_env or ()),
+        )
+        fleet = LocalFleet(settings)
         asked = _Asked()
         fleet.start()
-    except (LocalFleetError, OSError) as error:
+    except (LocalFleetError, OSError, ValueError) as error:
         typer.echo(f"gigafactory up: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"the fleet is up: {fleet.url}")
     typer.echo(f"operator token:   {fleet.secrets.operator_token_file}")
     typer.echo(f"logs:             {data.resolve() / 'log'}")
-    typer.echo(f"try: {_submit_command(fleet, data)}     Ctrl-C ends the fleet")
+    typer.echo(f"sandbox:          {mode}{f' ({no_sandbox}): a job can read all that you can' if no_sandbox else ''}")
+    typer.echo(f"try:              {_submit_command(fleet, data)}")
+    typer.echo("Ctrl-C ends the fleet")
     try:
         watch(fleet, asked)
     finally:

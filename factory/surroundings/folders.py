@@ -47,6 +47,18 @@ class TermFolders:
             self.scratch.rmdir()
 
 
+@dataclass(frozen=True)
+class FolderRoots:
+    """Of all terms of a factory: those of the factory itself, and the scratch folders."""
+
+    terms: Path
+    scratch: Path
+
+    def of(self, job_id: str, lease_epoch: int) -> TermFolders:
+        name = f"{job_id}-{lease_epoch}"
+        return TermFolders(self.terms / name, self.scratch / name)
+
+
 def scratch_root(data: Path, environ: Mapping[str, str]) -> Path:
     """Where the terms of the factory that lives in `data` have their scratch folders: apart from what is its own."""
     home = Path(environ.get("HOME") or Path.home())

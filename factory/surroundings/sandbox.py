@@ -59,6 +59,17 @@ def missing(mode: Mode) -> str | None:
     return None if tried.returncode == 0 else f"bubblewrap does not work here: {tried.stderr.strip()}"
 
 
+def chosen(asked: Mode | None) -> tuple[Mode, str | None]:
+    """The mode, and why it is none. A veil that nobody asked for is not insisted on. Raises ValueError where what was
+    asked for is not to be had.
+    """
+    mode = Mode.VEIL if asked is None else asked
+    why = missing(mode)
+    if why is not None and asked is not None:
+        raise ValueError(f"--sandbox {mode}: {why}")
+    return (Mode.OFF, why) if why is not None else (mode, None)
+
+
 @dataclass(frozen=True)
 class Sandbox:
     """`hidden`: files and folders that no job may see. `shown`: what is seen all the same, and cannot be written."""
@@ -86,12 +97,17 @@ class Sandbox:
             words += ("--remount-ro", str(place)) if place.is_dir() else ()
         return (*words, "--chdir", str(tree.work_dir))
 
-    def sees(self, path: Path, tree: Worktree) -> bool:
-        """Whether a job could have made, or read, what is at `path` on this machine."""
+    def place(self, path: Path, tree: Worktree, folders: TermFolders) -> Path | None:
+        """Where on this machine that is which a job has at `path`; None where it has nothing."""
         real = path.resolve()
-        if any(real.is_relative_to(place.resolve()) for place in tree.open_places):
-            return True
-        return self.mode is not Mode.STRICT and not any(real.is_relative_to(place) for place in self.hidden)
+        if any(real.is_relative_to(place.resolve()) for place in (*tree.open_places, folders.scratch)):
+            return real
+        if self.mode is not Mode.STRICT:
+            return None if any(real.is_relative_to(place) for place in self.hidden) else real
+        for inside, outside in ((self.home, folders.home), *((place, folders.tmp) for place in TMP)):
+            if path.is_relative_to(inside):
+                return outside / path.relative_to(inside)
+        return None
 
     def _own_system(self, folders: TermFolders) -> Iterable[str]:
         for place in TMP:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from factory.credentials import helper_env
 from factory.git.environment import ASKS_NOBODY
-from factory.ports import Sees, Worktree
-from factory.surroundings.folders import TermFolders
+from factory.ports import Place, Worktree
+from factory.surroundings.folders import FolderRoots, TermFolders
 from factory.surroundings.sandbox import Mode, Sandbox
 from schemas.messages import Grant
 
@@ -25,6 +25,7 @@ class Surroundings:
     """`variables`: of the machine. `own_home`: one for each term, also without a strict sandbox."""
 
     variables: Mapping[str, str]
+    folders: FolderRoots
     sandbox: Sandbox | None = None
     own_home: bool = False
 
@@ -33,8 +34,10 @@ class Surroundings:
         return self.sandbox.mode if self.sandbox is not None else Mode.OFF
 
     @property
-    def sees(self) -> Sees | None:
-        return self.sandbox.sees if self.sandbox is not None else None
+    def place(self) -> Place | None:
+        if (sandbox := self.sandbox) is None:
+            return None
+        return lambda path, tree: sandbox.place(path, tree, self.folders.of(tree.job_id, tree.lease_epoch))
 
     def prepare(self, grant: Grant, folders: TermFolders) -> None:
         """Raises SurroundingsError, and OSError."""

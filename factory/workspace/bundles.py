@@ -88,7 +88,7 @@ def _inside(term: TermRepository, own: set[Path]) -> Iterator[tuple[str, Path, P
         git_dir = git_dir_of(inner)
         assert git_dir is not None
         seen.add(git_dir.resolve())
-        if leads_out(git_dir, term.sees) is not None:
+        if leads_out(git_dir, term.place) is not None:
             continue
         yield str(inner.relative_to(term.path)), git_dir, inner
     for git_dir in module_dirs(term.git_dir):

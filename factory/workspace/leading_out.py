@@ -9,15 +9,22 @@ from pathlib import Path
 FANOUT = 2  # letters of a folder of loose objects
 
 
-def everything(_path: Path) -> bool:
-    """To an engine without a sandbox nothing is hidden that the factory can read."""
-    return True
+Place = Callable[[Path], Path | None]
 
 
-def leads_out(git_dir: Path, sees: Callable[[Path], bool]) -> Path | None:
-    """The first link, or list of borrowed objects, in a repository that leads to what its engine does not see."""
-    if sees is everything:
+def as_it_is(path: Path) -> Path | None:
+    """An engine without a sandbox has everywhere what the factory has there."""
+    return path
+
+
+def leads_out(git_dir: Path, place: Place) -> Path | None:
+    """The first link, or list of borrowed objects, in a repository that leads to what its engine does not have there."""
+    if place is as_it_is:
         return None
+
+    def sees(path: Path) -> bool:
+        return place(path) == path.resolve()
+
     if not sees(git_dir):
         return git_dir
     for folder, names, files in os.walk(git_dir):

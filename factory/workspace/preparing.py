@@ -15,7 +15,7 @@ from factory.workspace.bundles import read_bundles, try_restore_inside
 from factory.workspace.cache import REFSPECS, Caches
 from factory.workspace.folder_remotes import FolderRemotes, fetch_folder_remotes, remotes_of, tell_uncommitted
 from factory.workspace.reading import read_refs
-from factory.workspace.remote import RemoteRefs, Start, list_refs, resolve
+from factory.workspace.remote import RemoteRefs, Start, also_a_tag, list_refs, resolve
 from factory.workspace.removal import remove_folder
 from factory.workspace.resuming import resume
 from factory.workspace.source import Source, source_of
@@ -88,7 +88,7 @@ class Preparing:
                 cache = await self._caches.current(source.reach, there, refspecs, progress)
                 start = await self._start(source, grant, there, cache)
                 term = _term(folder, source.reach, grant, base=start.commit, remote=source.url, local=local)
-                progress(f"checking out {start.branch or start.commit[:12]}")
+                progress(f"checking out {start.branch or start.commit[:12]}{also_a_tag(grant.ref, there)}")
                 try:
                     await clone(term, cache, source.remote, there, start, tuple(remotes.config))
                     break

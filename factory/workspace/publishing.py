@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
 from factory.git.run import GitError, git
 from factory.git.urls import reach_of
 from factory.workspace import lfs
-from factory.workspace.leading_out import leads_out
+from factory.workspace.leading_out import Place, leads_out
 from factory.workspace.reading import git_dir_of, module_dirs, read_refs
 from factory.workspace.term_repository import SAFE, TermRepository
 
@@ -26,7 +26,7 @@ class Unpushed(NamedTuple):
 
 async def publish(term: TermRepository, snapshot: str) -> str:
     """Raises GitError with the server's words where it does not take the branch."""
-    async for inner in _unpushed(term.path, snapshot, term.vault, term.sees):
+    async for inner in _unpushed(term.path, snapshot, term.vault, term.place):
         name = str(inner.path.relative_to(term.path))
         reach = reach_of(term.submodules.get(name, inner.url))  # not where a job may have turned it to
         env = {**reach.env, "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((inner.git_dir / "objects").resolve())}
@@ -54,15 +54,15 @@ async def _module_with(top: Path, commit: str) -> Path | None:
     return None
 
 
-async def _unpushed(top: Path, commit: str, repository: Path, sees: Callable[[Path], bool]) -> AsyncIterator[Unpushed]:
+async def _unpushed(top: Path, commit: str, repository: Path, place: Place) -> AsyncIterator[Unpushed]:
     """Submodules' commits that their remotes lack, the deepest first."""
     listed = await git(repository, "ls-tree", "-r", "-z", commit, env={"GIT_DIR": str(repository)})
     for entry in listed.split("\0"):
         link = _gitlink.fullmatch(entry)
         git_dir = git_dir_of(top / link[2]) or await _module_with(top, link[1]) if link else None
-        if link is None or git_dir is None or leads_out(git_dir, sees) is not None:
+        if link is None or git_dir is None or leads_out(git_dir, place) is not None:
             continue
-        async for deeper in _unpushed(top / link[2], link[1], git_dir, sees):
+        async for deeper in _unpushed(top / link[2], link[1], git_dir, place):
             yield deeper
         refs = (await read_refs(git_dir)).refs
         known = "\n".join(f"^{there}" for name, there in refs.items() if name.startswith("refs/remotes/"))

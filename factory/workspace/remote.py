@@ -73,7 +73,9 @@ async def list_refs(reach: Reach, *more: str) -> RemoteRefs:
 
 
 async def resolve(ref: str | None, reach: Reach, there: RemoteRefs, cache: Path) -> Start:
-    """`ref` by its exact name: a branch or a tag, `heads/…`, `tags/…`, `refs/…`, or the beginning of a commit id."""
+    """`ref` by its exact name: a branch or a tag, `heads/…`, `tags/…`, `refs/…`, or the beginning of a commit id. Of a
+    branch and a tag of one name it is the branch.
+    """
     url = reach.url
     if ref is None or ref == "HEAD":
         return _head(url, there)
@@ -81,10 +83,7 @@ async def resolve(ref: str | None, reach: Reach, there: RemoteRefs, cache: Path)
         raise WorkspaceError(f"ref: found {ref!r}; allowed is a branch, tag or commit", Fault.MANIFEST)
     candidates = _full_names(ref)
     found = [name for name in candidates if name in there.refs]
-    if len(found) > 1:
-        sentence = f"ref: {ref} is a branch and a tag of {url}; write heads/{ref} or tags/{ref}"
-        raise WorkspaceError(sentence, Fault.MANIFEST)
-    if found:
+    if found:  # the branch, where there is a tag of its name too: work goes on from branches
         name = found[0]
         branch = name.removeprefix("refs/heads/") if name.startswith("refs/heads/") else None
         if name.startswith(FLEET_HEADS):  # these are not copied with the others
@@ -94,6 +93,12 @@ async def resolve(ref: str | None, reach: Reach, there: RemoteRefs, cache: Path)
     if _commit_id.fullmatch(ref) and (commit := await _commit(ref, reach, cache)):
         return Start(commit, None)
     raise WorkspaceError(f"ref: {url} has no branch, tag or commit {ref!r}", Fault.MANIFEST)
+
+
+def also_a_tag(ref: str | None, there: RemoteRefs) -> str:
+    """What is to be said where `ref` could have meant another."""
+    both = ref is not None and {f"refs/heads/{ref}", f"refs/tags/{ref}"} <= there.refs.keys()
+    return f" (the branch; there is a tag {ref} too, which tags/{ref} would be)" if both else ""
 
 
 def _head(url: str, there: RemoteRefs) -> Start:

@@ -7,14 +7,17 @@ bundles. Commits that only a reflog knows are not kept: the engine discarded the
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from factory.git.environment import factory_env
 from factory.git.run import run
+from factory.git.urls import is_folder
 from factory.ports import Saved
 from factory.workspace import lfs
 from factory.workspace.bundles import bundle_inside
@@ -47,6 +50,8 @@ async def look(term: TermRepository, message: str, tmp: Path) -> Look:
     """At what the engine left, wherever it put it; the vault has all of it afterwards. Raises GitError and OSError."""
     if not (term.vault / "HEAD").exists():
         await _make_vault_again(term)
+    for lock in await asyncio.to_thread(list, _stale_locks(term)):
+        lock.unlink(missing_ok=True)
     git_dir, notes = _repository_of(term)
     left = await read_refs(git_dir) if git_dir.exists() else Refs({}, None, None)
     if git_dir.exists() and not _goes_on(term, left):
@@ -58,10 +63,11 @@ async def look(term: TermRepository, message: str, tmp: Path) -> Look:
     taken = await snapshots.take(WorkTree(term.path, git_dir, git_dir / "index", head), message)
     for linked in linked_worktrees(git_dir, left):
         commit = linked.head
-        if linked.path.is_dir() and not term.sees(linked.path):
+        there = term.place(linked.path)
+        if there is None and linked.path.is_dir():
             notes += (f"not saved, since the job has no such folder: the worktree {linked.path}",)
-        elif linked.path.is_dir():
-            work = WorkTree(linked.path, git_dir, linked.index_file, linked.head)
+        elif there is not None and there.is_dir():
+            work = WorkTree(there, git_dir, linked.index_file, linked.head)
             commit = (await snapshots.take(work, None)).commit
         beside[f"{WORKTREES}{linked.name}"] = commit
     beside, lacking = await _commits_only(term, git_dir, beside)
@@ -108,10 +114,21 @@ def is_saved(term: TermRepository, seen: Look) -> bool:
     return seen.snapshot == term.base and not seen.beside
 
 
+def _stale_locks(term: TermRepository) -> Iterator[Path]:
+    """Left by a git of this term that was killed: no other one writes these refs, and none of its own runs now."""
+    yield from term.vault.glob("*.lock")
+    yield from (term.vault / "refs").rglob("*.lock")
+    if is_folder(term.reach.url):
+        source = Path(term.reach.url.removeprefix("file://"))
+        for git_dir in (source, source / ".git"):
+            yield git_dir / f"{term.ref}.lock"
+            yield git_dir / "refs" / "heads" / f"{term.branch}.lock"
+
+
 def _repository_of(term: TermRepository) -> tuple[Path, tuple[str, ...]]:
     """The engine's, and what is to be said of it; where there is none of its own, a path to nothing."""
     nothing = term.folder / "none"
-    if (out := leads_out(term.git_dir, term.sees)) is not None:
+    if (out := leads_out(term.git_dir, term.place)) is not None:
         return nothing, (f"{out.relative_to(term.path)} leads to what is not the job's: {ONLY_FILES}",)
     if not (term.git_dir / "HEAD").is_file() or term.git_dir.is_symlink():
         return nothing, (f"the job removed its repository (.git): {ONLY_FILES}",)

@@ -15,6 +15,16 @@ from schemas.work import path_within
 ORIGIN, WORKSPACE = "origin", "workspace"
 
 
+def named_folder(text: str) -> tuple[str, Path]:
+    """`NAME=PATH`: a folder of this machine, and how manifests call it. Raises ValueError."""
+    name, sep, path = text.partition("=")
+    if not sep or not name.startswith("/"):
+        raise ValueError(f"--workspace {text}: write /path/as/in/manifests=/folder/here")
+    if not Path(path).is_dir():
+        raise ValueError(f"--workspace {text}: there is no folder {path}")
+    return name, Path(path).resolve()
+
+
 @dataclass(frozen=True)
 class Source:
     """`remote`: what the term calls it. `inside`: the folder in it that the work is about. `folder`: a person works

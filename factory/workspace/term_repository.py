@@ -19,7 +19,7 @@ from factory.git.urls import Reach
 from factory.ports import Fault, WorkspaceError, Worktree
 from factory.workspace import lfs
 from factory.workspace.config import Entry, append_config
-from factory.workspace.leading_out import everything
+from factory.workspace.leading_out import as_it_is
 from factory.workspace.reading import read_refs
 from factory.workspace.remote import FLEET_HEADS, RemoteRefs, Start
 
@@ -57,8 +57,8 @@ class Pushed(NamedTuple):
 class TermRepository(Worktree):
     """`folder`: of the term. `granted`: the refs that its repository began with. `snapshot`: the last one, `kept`: the
     commit that joins it with all that is beside it and with those before it. `submodules`: path -> URL, at the start.
-    `kept_at`: the ref that has it at the source. `uploaded`: commits whose LFS objects the source has. `sees`: whether
-    the term's programs could read what is at a path.
+    `kept_at`: the ref that has it at the source. `uploaded`: commits whose LFS objects the source has. `place`: where
+    that is which the term's programs have at a path, None where they have nothing.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ class TermRepository(Worktree):
     last_head: str | None = None
     submodules: dict[str, str] = field(default_factory=dict)
     retries_used: int = 0
-    sees: Callable[[Path], bool] = everything
+    place: Callable[[Path], Path | None] = as_it_is
 
     @property
     def vault(self) -> Path:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from factory.git.run import GitError, git
 from factory.git.urls import Reach, reach_of
-from factory.ports import Fault, Saved, Sees, WorkspaceError, Worktree
+from factory.ports import Fault, Place, Saved, WorkspaceError, Worktree
 from factory.workspace import publishing, saving
 from factory.workspace.older import set_aside_worktrees
 from factory.workspace.preparing import Preparing
@@ -41,17 +41,17 @@ def say_nothing(_line: str) -> None: ...
 
 
 class Workspaces:
-    """`workspace_map`: roots as manifests name them -> folders of this machine. `sees`: whether the programs of a term
-    could read what is at a path.
+    """`workspace_map`: roots as manifests name them -> folders of this machine. `place`: where that is which
+    the programs of a term have at a path.
     """
 
     def __init__(
         self,
         root: Path,
         workspace_map: Mapping[str, Path],
-        sees: Sees | None = None,
+        place: Place | None = None,
     ) -> None:
-        self._sees = sees
+        self._place = place
         self._root = root
         longest_first = sorted(workspace_map.items(), key=lambda item: len(item[0]), reverse=True)
         self._map = {name.rstrip("/"): path.resolve() for name, path in longest_first}
@@ -74,8 +74,8 @@ class Workspaces:
             folder.mkdir(parents=True)
             try:
                 term = await self._preparing.prepare(grant, folder, progress)
-                if (sees := self._sees) is not None:
-                    term.sees = lambda path: sees(path, term)
+                if (place := self._place) is not None:
+                    term.place = lambda path: place(path, term)
                 (folder / WHOLE).write_text(json.dumps({"url": term.reach.url, "base": term.base}))
                 return term
             except BaseException:

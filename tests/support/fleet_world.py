@@ -36,6 +36,7 @@ from factory.outbox import Outbox
 from factory.ports import Vitals
 from factory.process import EngineProcess
 from factory.session import Session
+from factory.surroundings.folders import FolderRoots
 from factory.surroundings.surroundings import Surroundings
 from factory.surroundings.variables import machine_variables
 from factory.term import TermEnd, Tools
@@ -219,9 +220,7 @@ class FactoryLife:
             trees=Workspaces(data / "work", {}),
             launch=EngineProcess.start,
             adapters=engines,
-            terms=data / "terms",
-            scratch=data / "scratch",
-            surroundings=Surroundings(machine_variables(os.environ)),
+            surroundings=Surroundings(machine_variables(os.environ), FolderRoots(data / "terms", data / "scratch")),
             takeover=takeover,
             drain_grace_s=drain_grace_s,
         )

@@ -21,6 +21,7 @@ GRANT = {
     "verify": ["make test"],
     "timeoutS": 3600.0,
     "idleS": None,
+    "network": True,
     "term": TERM_TIMES,
 }
 CLAIM_ANSWER = {"v": 1, "grants": [GRANT], "reason": None}

@@ -56,6 +56,7 @@ JOB: Doc = {
     "lock": None,
     "timeoutS": 3600.0,
     "idleS": None,
+    "network": True,
     "budget": {"usd": None, "tokens": None, "wallS": None},
     "retries": {"max": 2, "used": 0, "backoffS": 30.0},
     "stage": "queued",

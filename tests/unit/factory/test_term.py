@@ -15,7 +15,7 @@ from factory.engines.shell import ShellEngine
 from factory.log_delivery import LogDelivery
 from factory.ports import Saved
 from factory.process import EngineProcess
-from factory.surroundings.folders import TermFolders
+from factory.surroundings.folders import FolderRoots
 from factory.surroundings.surroundings import Surroundings
 from factory.surroundings.variables import machine_variables
 from factory.term import Term, TermEnd, Tools
@@ -52,14 +52,15 @@ class Life:
 
     def __init__(self, folder: Path, body: str, surroundings: Surroundings | None = None, **fields: Any) -> None:
         self.clock = AheadClock()
-        self.folders = TermFolders(folder / "terms" / "job1-1", folder / "scratch" / "job1-1")
+        roots = FolderRoots(folder / "terms", folder / "scratch")
+        self.folders = roots.of("job1", 1)
         self.said = ""
         self.checkpoints: list[Saved] = []
         script = f"```sh\n{body}\n```\n"
         granted = grant(body_md=script, started=True, term=term_times(LEASE_S, LEASE_S), **fields)
         trust = TrustWindow(self.clock.boot_s(), granted.term, 5.0, started=True)
         self.state = TermState(granted, trust, idle_limit_s=LEASE_S)
-        self.workspaces = Workspaces(folder / "work", {}, surroundings.sees if surroundings else None)
+        self.workspaces = Workspaces(folder / "work", {}, surroundings.place if surroundings else None)
         self.tree = folder / "work" / "trees" / "job1" / "1" / "tree"
         tools = Tools(
             clock=self.clock,
@@ -67,7 +68,7 @@ class Life:
             launch=EngineProcess.start,
             adapter=ShellEngine(),
             folders=self.folders,
-            surroundings=surroundings or Surroundings(machine_variables(os.environ)),
+            surroundings=surroundings or Surroundings(machine_variables(os.environ), roots),
             factory_id="f1",
             session_id="s1",
             checkpoint_every_s=0.1,

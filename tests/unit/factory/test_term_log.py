@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.term_log import CUT, LOG_BYTES_MAX, NOT_KEPT, TAIL_CHARS, LogFile, TermLog
+from factory.term_log import BEGINNING_BYTES, CUT, END_BYTES, LEFT_OUT, NOT_KEPT, TAIL_CHARS, LogFile, TermLog
 from tests.support.virtual import in_virtual_time
 
 FULL = Path("/dev/full")
@@ -56,11 +56,41 @@ async def test_a_hundred_megabytes_are_read_counted_and_cut(tmp_path: Path) -> N
         log.take(block)
     log.take(b"\nthe very end")
     kept = whole(file)
-    assert len(kept) <= LOG_BYTES_MAX + len(CUT)
+    assert len(kept) <= BEGINNING_BYTES + len(CUT)
     assert kept.decode().endswith(CUT)
     assert log.tail().endswith("the very end")
     assert len(log.tail()) <= TAIL_CHARS
     log.close()
+    assert whole(file).decode().endswith("\nthe very end")
+    assert len(whole(file)) <= BEGINNING_BYTES + END_BYTES + len(CUT) + len(LEFT_OUT) + 20
+
+
+@in_virtual_time
+async def test_of_a_log_that_is_too_long_the_beginning_and_the_last_lines_are_kept_and_the_gap_is_counted(
+    tmp_path: Path,
+) -> None:
+    log, file = begun(tmp_path)
+    lines = [f"line {number} żółw\n".encode() for number in range(400_000)]
+    for line in lines:
+        log.take(line)
+    log.close()
+    beginning, rest = whole(file).decode().split(CUT)
+    assert lines[0].decode() in beginning
+    mark, _, end = rest.partition("]\n")
+    left_out = int(mark.split()[1])
+    kept = end.encode()
+    assert kept.splitlines(keepends=True) == lines[-kept.count(b"\n") :], "whole lines, and the last ones"
+    assert END_BYTES - 100 < len(kept) <= END_BYTES
+    assert len(beginning.encode()) + left_out + len(kept) == sum(map(len, lines))
+
+
+@in_virtual_time
+async def test_a_log_that_is_a_little_too_long_loses_nothing(tmp_path: Path) -> None:
+    log, file = begun(tmp_path)
+    for _ in range(BEGINNING_BYTES // 1024 + 100):
+        log.take(b"x" * 1023 + b"\n")
+    log.close()
+    assert whole(file).decode().replace(CUT, "") == ("x" * 1023 + "\n") * (BEGINNING_BYTES // 1024 + 100)
 
 
 @in_virtual_time

@@ -264,3 +264,25 @@ def test_the_seeds_own_manifest_is_accepted_as_it_stands() -> None:
     assert (manifest.review, manifest.ship, manifest.warnings) == (1, "manual", ())
     assert (manifest.snapshot, manifest.body) == (P2_FRONT_MATTER, body)
     assert manifest.title.startswith("ROLE: Senior engineer.")
+
+
+@pytest.mark.parametrize("url", ["http://bot:S3CRET@127.0.0.1:1/x.git", "https://S3CRET@host/x.git"])
+def test_a_refusal_does_not_repeat_a_password(url: str) -> None:
+    with pytest.raises(ManifestError) as refused:
+        parse_manifest(f"---\nengine: shell\nrepo: {url}\n---\nbody\n".encode())
+    assert "S3CRET" not in str(refused.value) + str(refused.value.detail)
+    assert "***@" in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["retries:\n\tmax: 2", "retries: \t@", "verify: [a, b", "title: x\nverify:\n  - 'a"])
+def test_broken_yaml_is_told_with_the_key_that_it_is_in(text: str) -> None:
+    with pytest.raises(ManifestError) as refused:
+        parse_manifest(f"---\nengine: shell\n{text}\n---\nbody\n".encode())
+    assert f"key '{'verify' if 'verify' in text else 'retries'}'" in str(refused.value)
+
+
+def test_a_job_without_a_network_needs_a_strict_sandbox() -> None:
+    manifest = parse_manifest(b"---\nengine: shell\nnetwork: off\ncapabilities: [docs]\n---\nbody\n")
+    assert not manifest.network
+    assert manifest.capabilities == ("docs", "sandbox-strict")
+    assert parse_manifest(b"---\nengine: shell\nnetwork: on\n---\nbody\n").capabilities == ()

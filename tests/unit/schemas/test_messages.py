@@ -26,7 +26,7 @@ GRANT = (
     f'{{{JOB}, "requestId": "r1", "runId": "j1:2", "attempt": 2, "title": "Fix it", "engine": "claude", '
     f'"manifestSnapshot": "---\\nengine: claude\\n---\\n", "bodyMd": "Fix it\\n", "profile": "backend@3", '
     f'"repo": "git@example.com:shop.git", "cwd": null, "ref": "main", "verify": ["make test"], "timeoutS": 3600.0, '
-    f'"idleS": 60.0, "publishOnly": true, "retriesUsed": 1, '
+    f'"idleS": 60.0, "network": false, "publishOnly": true, "retriesUsed": 1, '
     f'"budget": {{"usd": 2.5, "tokens": 1000, "wallS": 60.0}}, "yolo": true, {CHECKPOINT}, "started": false, '
     f"{STOP}, {TERM}}}"
 )

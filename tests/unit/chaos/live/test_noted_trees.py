@@ -35,7 +35,7 @@ class Noted:
             seats=1, long_poll_s=1.0, checkpoint_every_s=1.0, record="", began_s=0.0,
         )  # fmt: skip
         self.history = History()
-        self.trees = NotedTrees(root, {}, spec, self._note)
+        self.trees = NotedTrees(root, {}, spec=spec, note=self._note)
 
     def _note(self, kind: str, who: str, **data: Any) -> None:
         self.history.note(0.0, kind, who, **data)

@@ -13,7 +13,7 @@ from factory.engines.shell import ShellEngine
 from factory.marked import end_marked
 from factory.ports import Worktree
 from factory.process import MARK
-from factory.surroundings.folders import TermFolders, scratch_root
+from factory.surroundings.folders import FolderRoots, TermFolders, scratch_root
 from factory.surroundings.sandbox import Mode, Sandbox, missing
 from factory.surroundings.surroundings import Surroundings
 from factory.surroundings.variables import machine_variables
@@ -36,7 +36,12 @@ def life_in(data: Path, mode: Mode, body: str, **fields: object) -> Life:
     home.mkdir(exist_ok=True)
     variables = machine_variables(os.environ) | {"HOME": str(home)}
     sandbox = Sandbox(mode, (data, data.parent / "token"), (), home)
-    return Life(data, body, surroundings=Surroundings(variables, sandbox), **fields)
+    return Life(
+        data,
+        body,
+        surroundings=Surroundings(variables, FolderRoots(data / "terms", data / "scratch"), sandbox),
+        **fields,
+    )
 
 
 async def whole_log(life: Life) -> str:
@@ -154,6 +159,20 @@ echo own > ~/mine && echo own > /tmp/mine && cat ~/mine /tmp/mine
     assert not (tmp_path / "home" / "mine").exists()
     await life.term.tidy(end, superseded=False)
     assert not life.folders.scratch.exists()
+
+
+async def test_a_worktree_in_a_strict_sandboxs_own_tmp_or_home_is_saved_too(tmp_path: Path) -> None:
+    data = fleet_of(tmp_path)
+    body = """
+git worktree add --quiet /tmp/beside
+echo x > /tmp/beside/in-tmp
+git worktree add --quiet ~/other
+echo x > ~/other/in-home
+"""
+    end = await ended(life_in(data, Mode.STRICT, body))
+    assert end.result.outcome is Outcome.OK, end.result.summary
+    saved = git(data / "work" / "repos" / "own", "log", "--all", "--format=", "--name-only").split()
+    assert {"in-tmp", "in-home"} <= set(saved)
 
 
 async def test_a_strict_sandbox_without_a_network_has_the_loopback_only(tmp_path: Path) -> None:

@@ -184,15 +184,12 @@ async def test_a_shallow_source_a_big_base_and_what_upstream_moves_meanwhile(
 
 SENTENCES = {
     "no such thing": ({"ref": "nowhere"}, "ref: {url} has no branch, tag or commit 'nowhere'"),
-    "two of one name": ({"ref": "both"}, "ref: both is a branch and a tag of {url}; write heads/both or tags/both"),
     "a wrong commit": ({"ref": "0" * 40}, f"has no branch, tag or commit '{'0' * 40}'"),
 }
 
 
 @pytest.mark.parametrize("kind", SENTENCES)
 async def test_a_ref_that_means_nothing_is_the_manifests_mistake(spaces: Workspaces, repo: Path, kind: str) -> None:
-    git(repo, "branch", "both")
-    git(repo, "tag", "both")
     fields, sentence = SENTENCES[kind]
     with pytest.raises(WorkspaceError) as refused:
         await spaces.prepare(of_repo(repo, **fields))
@@ -205,6 +202,7 @@ async def test_a_ref_may_be_a_branch_a_tag_a_full_name_or_a_commit(spaces: Works
     git(repo, "branch", "both", first)
     git(repo, "tag", "--annotate", "both", "--message", "x", "HEAD~1")
     meant = {
+        "both": first,
         "heads/both": first,
         "refs/heads/both": first,
         "tags/both": git(repo, "rev-parse", "HEAD~1"),
@@ -212,7 +210,9 @@ async def test_a_ref_may_be_a_branch_a_tag_a_full_name_or_a_commit(spaces: Works
         first[:9]: first,
     }
     for epoch, (ref, wanted) in enumerate(meant.items(), start=1):
-        assert (await spaces.prepare(of_repo(repo, epoch, ref=ref))).base == wanted
+        told: list[str] = []
+        assert (await spaces.prepare(of_repo(repo, epoch, ref=ref), told.append)).base == wanted
+        assert any("there is a tag both too" in line for line in told) is (ref == "both")
 
 
 async def test_an_empty_repository_and_one_whose_head_names_nothing_are_told_apart(

@@ -140,6 +140,18 @@ async def test_a_git_that_was_killed_in_the_middle_stands_in_no_later_checkpoint
     assert not list((tmp_path / "one" / "tmp").iterdir())
 
 
+async def test_a_lock_of_a_git_that_was_killed_is_no_lock(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    work(tree)
+    await saved(spaces, tree)
+    vault = tree.path.parent / "vault.git"
+    for lock in (vault / "refs/keep/k.lock", vault / "config.lock", repo / f".git/{tree.ref}.lock"):
+        assert lock.parent.is_dir()
+        lock.touch()
+    work(tree, "more")
+    await saved(spaces, tree)
+
+
 async def test_a_branch_appears_only_when_the_finished_work_is_published(spaces: Workspaces, repo: Path) -> None:
     tree = await spaces.prepare(of_repo(repo))
     work(tree)
