@@ -18,7 +18,7 @@ def as_it_is(path: Path) -> Path | None:
 
 
 def leads_out(git_dir: Path, place: Place) -> Path | None:
-    """The first link, or list of borrowed objects, in a repository that leads to what its engine does not have there."""
+    """The first link, or list of borrowed objects, in a repository that leads to what its engine has not."""
     if place is as_it_is:
         return None
 
