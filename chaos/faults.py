@@ -303,6 +303,25 @@ def git_trouble(world: Fleet, fault: Fault) -> Mend:
     return mend
 
 
+def machine_broken(world: Fleet, fault: Fault) -> Mend:
+    machine = _factory(world, fault.on).machine
+    machine.broken = True
+
+    def mend() -> None:
+        machine.broken = False
+
+    return mend
+
+
+def server_refuses(world: Fleet, _fault: Fault) -> Mend:
+    world.remote.refuses = True
+
+    def mend() -> None:
+        world.remote.refuses = False
+
+    return mend
+
+
 ENACTED: dict[str, Callable[[Fleet, Fault], Mend | None]] = {
     "bus-weather": bus_weather,
     "bus-outage": bus_outage,
@@ -321,5 +340,7 @@ ENACTED: dict[str, Callable[[Fleet, Fault], Mend | None]] = {
     "drain": drain,
     "twin": twin,
     "git-trouble": git_trouble,
+    "machine-broken": machine_broken,
+    "server-refuses": server_refuses,
     "stray": stray,
 }

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from chaos.history import History
 from chaos.processes import Process
 from factory.git.run import GitError
 from factory.ports import Ended, Fault, Saved, WorkspaceError, Worktree
+from factory.probe import PROBE
 from runtime.clock import EPOCH
 from schemas.messages import Grant
 
@@ -48,6 +50,7 @@ class Remote:
 
     refs: dict[str, str] = field(default_factory=dict)
     commits: set[str] = field(default_factory=lambda: {NOTHING})
+    refuses: bool = False  # to take a branch
 
 
 @dataclass
@@ -60,7 +63,7 @@ class _Tree:
 
 
 class Machine:
-    """`git_trouble`: pushes fail."""
+    """`git_trouble`: pushes fail. `broken`: it can make no tree."""
 
     def __init__(
         self, factory_id: str, folder: Path, clock: DriftingClock, seed: int, history: History, remote: Remote
@@ -69,6 +72,7 @@ class Machine:
         self.folder = folder
         self.clock = clock
         self.git_trouble = False
+        self.broken = False
         self.trees: dict[tuple[str, int], _Tree] = {}
         self.commits: set[str] = set()
         self.trusted_s: dict[tuple[str, int], float] = {}  # what git's credential helper goes by
@@ -83,7 +87,7 @@ class Machine:
     def refuse_push(self, tree: Worktree) -> None:
         if self.git_trouble:
             raise GitError("simulated: the remote does not answer")
-        if self.clock.boot_s() >= self.trusted_s.get((tree.job_id, tree.lease_epoch), 0.0):
+        if self.clock.boot_s() >= self.trusted_s.get((tree.job_id, tree.lease_epoch), inf):  # none: no program was run
             raise GitError("simulated: no credential, since the term is not trusted any more")
 
     async def takes(self, low: float, high: float) -> None:
@@ -98,6 +102,8 @@ class ScriptedTrees:
         self._life = life
 
     def _note(self, tree: Worktree, does: str, **data: Any) -> None:
+        if tree.job_id == PROBE:  # of no job
+            return
         self._machine.note("tree", does=does, life=self._life, jobId=tree.job_id, leaseEpoch=tree.lease_epoch, **data)
 
     def set_aside_left_over(self) -> None:
@@ -109,6 +115,8 @@ class ScriptedTrees:
     async def prepare(self, grant: Grant, _progress: Callable[[str], None]) -> Worktree:
         machine = self._machine
         await machine.takes(0.02, 0.4)
+        if machine.broken:
+            raise WorkspaceError("simulated: the disk is read-only", Fault.MACHINE)
         base = NOTHING
         if grant.checkpoint is not None:
             base = grant.checkpoint.commit
@@ -150,6 +158,8 @@ class ScriptedTrees:
             return None
         await self._machine.takes(0.02, 0.2)
         self._machine.refuse_push(tree)
+        if self._machine.remote.refuses:
+            raise GitError("simulated: the server takes no branch")
         branch = f"fleet/{tree.job_id}/{tree.lease_epoch}"
         self._note(tree, "published", branch=branch, commit=saved_commit)
         return branch
@@ -261,6 +271,8 @@ class Launcher:
             engine.look()
 
     def note(self, does: str, job_id: str, lease_epoch: int) -> None:
+        if job_id == PROBE:  # of no job
+            return
         product = self.product_of.get(job_id)
         self.machine.note(
             "engine", does=does, life=self._life, sessionId=self.session_id, productId=product, jobId=job_id,

@@ -20,7 +20,7 @@ from chaos.machines import Machine
 from coordinator import inbox, leases, transact
 from coordinator.dispatch.ready import ReadyIndex
 from coordinator.domain import decide as deciding
-from coordinator.domain import guards, holder, patches
+from coordinator.domain import guards, holder, patches, retry
 from coordinator.domain import lease as lease_rules
 from coordinator.domain.ops import Cause, Claim, Reap
 from coordinator.domain.refusals import illegal
@@ -47,6 +47,7 @@ from schemas.guards import LockGuard
 from schemas.ids import lock_id, run_id
 from schemas.job import Job
 from schemas.messages import ClaimAnswer, Grant, Offer
+from schemas.outcome import Outcome
 
 Patch = Callable[..., None]
 
@@ -410,6 +411,22 @@ def capability_ignored(replace: Patch) -> None:
         replace(module, "obstacles", lenient)
 
 
+def same_machine_again(replace: Patch) -> None:
+    def lenient(job: Job, factory: Any, snapshot: Any) -> Any:
+        return [one for one in obstacles(job, factory, snapshot) if one.filter != "avoid"]
+
+    for module in (claims, scheduler_plan):
+        replace(module, "obstacles", lenient)
+
+
+def machines_fault_charged(replace: Patch) -> None:
+    def charged(retries: Any, outcome: Outcome) -> Any:
+        blamed = Outcome.ENGINE_FAILED if outcome is Outcome.MACHINE_FAILED else outcome
+        return retry.charged(retries, blamed)
+
+    replace(holder, "charged", charged)
+
+
 def nobody_woken(replace: Patch) -> None:
     async def run_once(self: Offers, now: datetime) -> Counter[str]:
         return Counter()
@@ -510,6 +527,20 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation("pause-ignored", "10", "a paused product starts new work", pause_ignored),
     Mutation("spend-counted-twice", "10", "the ledger counts a run twice", spend_counted_twice),
+    Mutation(
+        "same-machine-again",
+        "17",
+        "a job goes back to a machine that could not do it",
+        same_machine_again,
+        ("machine-broken",),
+    ),
+    Mutation(
+        "machines-fault-charged",
+        "17",
+        "a job pays for what its machine could not",
+        machines_fault_charged,
+        ("machine-broken",),
+    ),
     Mutation("capability-ignored", "11", "jobs are given to any factory that asks", capability_ignored),
     Mutation("nobody-woken", "13", "no offer is made and no long-poll wakes", nobody_woken),
     Mutation(

@@ -229,15 +229,18 @@ def _one_fault(
             return Fault(at_s, "stream-deleted", "bus")
         case "drain" | "twin" as name:
             return Fault(at_s, name, factory, 0.0, {"back_s": chance.uniform(0.5, 10)})
+        case "server-refuses":
+            return Fault(at_s, "server-refuses", "remote", for_s)
         case "stray":
             return Fault(at_s, "stray", "rest", 0.0, {"messages": float(chance.randrange(1, 25))})
-        case name:  # bus-cut, rest-cut, cut-off, git-trouble
-            return Fault(at_s, name, factory if name == "git-trouble" else anybody, for_s)
+        case name:  # bus-cut, rest-cut, cut-off, git-trouble, machine-broken
+            return Fault(at_s, name, factory if name in ("git-trouble", "machine-broken") else anybody, for_s)
 
 
 FAULTS = (
     "bus-weather", "bus-weather", "rest-weather", "store-weather", "store-weather", "crash-at-write", "crash-at-write",
     "late-projections",
     "bus-outage", "store-outage", "crash", "crash", "crash", "pause", "pause", "clock-jump", "stream-deleted",
-    "drain", "twin", "bus-cut", "rest-cut", "cut-off", "git-trouble", "stray", "stray",
+    "drain", "twin", "bus-cut", "rest-cut", "cut-off", "git-trouble", "machine-broken", "machine-broken",
+    "server-refuses", "stray", "stray",
 )  # fmt: skip

@@ -52,7 +52,9 @@ def job_row(job: dict[str, Any]) -> tuple[str, ...]:
 def factory_row(factory: dict[str, Any]) -> tuple[str, ...]:
     return (
         factory["id"],
-        factory["health"] + (" (draining)" if factory["draining"] else ""),
+        factory["health"]
+        + (" (draining)" if factory["draining"] else "")
+        + (" (unfit)" if factory.get("unfit") else ""),
         factory["transport"],
         f"{len(factory['holding'])}/{factory['seatLimit']}",
         ", ".join(factory["engines"]) or "-",

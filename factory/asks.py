@@ -18,7 +18,13 @@ class Asks:
         self._pending: set[str] = set()
         self._along: set[str] = set()
         self._settled = asyncio.Event()
-        self.is_closed = False
+        self._closed = False
+        self.is_paused = False  # for as long as this machine is unfit for work
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no new ask may begin."""
+        return self._closed or self.is_paused
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -30,7 +36,7 @@ class Asks:
 
     def close(self) -> None:
         """No more asks; those that are under way are waited for by a drain."""
-        self.is_closed = True
+        self._closed = True
 
     def begin(self) -> str:
         """The requestId of a new ask. A heartbeat that is numbered above it names it."""

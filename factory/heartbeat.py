@@ -22,7 +22,7 @@ BEAT_UNSURE_S = 0.1  # doubled each time
 
 
 class Heartbeat:
-    """`is_draining` is asked at each beat."""
+    """`is_draining` and `unfit` are asked at each beat."""
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class Heartbeat:
         asks: Asks,
         held: HeldTerms,
         is_draining: Callable[[], bool],
+        unfit: Callable[[], str | None],
     ) -> None:
         self._machine = machine
         self._session = session
@@ -41,6 +42,7 @@ class Heartbeat:
         self._asks = asks
         self._held = held
         self._is_draining = is_draining
+        self._unfit = unfit
         self._now = asyncio.Event()
 
     def beat_now(self) -> None:
@@ -73,6 +75,7 @@ class Heartbeat:
             load=vitals.load,
             transport=self._link.transport,
             draining=self._is_draining(),
+            unfit=self._unfit(),
             free_disk_bytes=vitals.free_disk_bytes,
         )
         try:

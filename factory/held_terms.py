@@ -36,7 +36,7 @@ class _Running:
 
 class HeldTerms:
     """`freed` is announced whenever a seat becomes free. `idle_limit_s`: silence after which an engine is stalled,
-    None for none."""
+    None for none. `heard_end` is told of the end of each term."""
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class HeldTerms:
         make_term: MakeTerm,
         *,
         idle_limit_s: float | None,
+        heard_end: Callable[[Grant, TermEnd], None] = lambda _grant, _end: None,
     ) -> None:
         self.freed = Signal()
         self._session = session
@@ -55,6 +56,7 @@ class HeldTerms:
         self._asks = asks
         self._make_term = make_term
         self._idle_limit_s = idle_limit_s
+        self._heard_end = heard_end
         self._running: dict[TermKey, _Running] = {}
         self._ended: dict[TermKey, float] = {}  # and when each may be forgotten, soonest first
         self._tasks: set[asyncio.Task[None]] = set()  # also those whose seat is free and whose tree is being tidied
@@ -179,6 +181,7 @@ class HeldTerms:
                 starting.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await starting
+            self._heard_end(term.grant, end)
             superseded = term.state.fenced or not await self._say_end(term.grant, end, key)
         finally:
             self._leave(key)

@@ -19,6 +19,7 @@ from bus.subjects import ctl_subject
 from factory.asks import Asks
 from factory.claiming import Claiming
 from factory.engines.port import EngineAdapter
+from factory.fitness import Fitness
 from factory.heartbeat import Heartbeat
 from factory.held_terms import HeldTerms
 from factory.identity import Identity
@@ -27,6 +28,7 @@ from factory.log_delivery import LogDelivery
 from factory.opening import MachineWords, open_session
 from factory.outbox import Outbox
 from factory.ports import Launch, Trees
+from factory.probe import Probe
 from factory.reporting import Reporter
 from factory.session import OpenSession, Session
 from factory.surroundings.surroundings import Surroundings
@@ -131,7 +133,16 @@ class Work:
         def make_term(state: TermState) -> Term:
             return Term(state, _tools(parts, reporter, state))
 
-        self.held = HeldTerms(parts.session, opened, reporter, self.asks, make_term, idle_limit_s=parts.idle_limit_s)
+        self.fitness = Fitness(Probe(parts.trees, parts.launch, parts.surroundings, parts.clock).of)
+        self.held = HeldTerms(
+            parts.session,
+            opened,
+            reporter,
+            self.asks,
+            make_term,
+            idle_limit_s=parts.idle_limit_s,
+            heard_end=self.fitness.heard_end,
+        )
         self.claiming = Claiming(
             parts.session,
             opened,
@@ -143,9 +154,17 @@ class Work:
             long_poll_s=parts.long_poll_s,
         )
         self.heartbeat = Heartbeat(
-            parts.machine, parts.session, opened, parts.link, self.asks, self.held, lambda: self._draining
+            parts.machine,
+            parts.session,
+            opened,
+            parts.link,
+            self.asks,
+            self.held,
+            is_draining=lambda: self._draining,
+            unfit=lambda: self.fitness.unfit,
         )
         self.held.freed.listen(self.claiming.look_again)
+        self.fitness.changed.listen(self._fitness_changed)
 
     async def run(self) -> None:
         """The heartbeat is first to start and last to stop. Raises FencedSession."""
@@ -155,10 +174,11 @@ class Work:
         await self.claiming.subscribe(parts.bus)
         parts.link.on_change(self._transport_changed)
         claiming = self._vital(self.claiming.run(), "claiming")
+        fitness = self._vital(self.fitness.run(), "fitness")
         try:
             await self._over
         finally:
-            await cancel(claiming, *([self._emptying] if self._emptying else []))
+            await cancel(claiming, fitness, *([self._emptying] if self._emptying else []))
             await self.claiming.stop()
             await self.held.fence_all()
             await parts.logs.stop()
@@ -207,6 +227,12 @@ class Work:
         elif control.job_id is not None and control.lease_epoch is not None:
             stop = StopOrder(kind=control.order, by_s=control.by_s or 0.0, reason=control.reason)
             self.held.heard_stop(control.job_id, control.lease_epoch, stop)
+
+    def _fitness_changed(self) -> None:
+        """Heard of at once, so that nothing is offered to it, or all that waits for it is."""
+        self.asks.is_paused = self.fitness.unfit is not None
+        self.claiming.look_again()
+        self.heartbeat.beat_now()
 
     def _transport_changed(self, _transport: Transport) -> None:
         """Work is asked for over the new transport at once, and the coordinators learn of it."""

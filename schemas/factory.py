@@ -36,6 +36,7 @@ class FactoryDoc(Schema):
     health: Health = Health.HEALTHY
     transport: Transport = Transport.REST
     draining: bool = False
+    unfit: str | None = None  # why it takes no work for now, in a sentence
     gated: dict[Engine, Timestamp] = {}  # engines whose credential is used up, until when
     session_id: str = REST_SESSION
     session_no: int = REST_SESSION_NO

@@ -17,6 +17,7 @@ VERSION = 1
 SEATS_MAX = 256
 SUMMARY_LENGTH_MAX = 4000
 LOG_CHUNK_MAX = 64 * 1024
+UNFIT_LENGTH_MAX = 500
 
 Seats = Annotated[int, Field(ge=0, le=SEATS_MAX)]
 SessionId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -215,6 +216,7 @@ class HeartbeatRequest(FromFactory):
     health: Health = Health.HEALTHY
     transport: Transport = Transport.REST
     draining: bool = False
+    unfit: Annotated[str, Field(max_length=UNFIT_LENGTH_MAX)] | None = None  # why no work is taken for now
     engines: tuple[Engine, ...] | None = None
     free_disk_bytes: Count | None = None
 

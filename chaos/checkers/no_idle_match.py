@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
+from chaos.checkers.blame import could_not
 from chaos.checkers.view import Ask, Life, Session, Span, TermKey, View, merged, view_of, without
 from chaos.history import Doc, History, Record, Violation
 
@@ -147,12 +148,27 @@ def _free(view: View, life: Life, lives: list[Life]) -> list[Span]:
     if opened is None or opened.end is None or any(_quota(ask) for ask in asks):
         return []
     over = min([life.over, view.over_at, *(ask.record.at - JOINS_S for ask in asks if ask.message.get("draining"))])
-    busy = merged([*_own_trouble(life), *_busy(view, session, asks, life)])
+    busy = merged([*_own_trouble(life), *_unfit(asks), *_busy(view, session, asks, life)])
     return [span for span in without((opened.end.at + JOINS_S, over), busy) if span[1] - span[0] > N_S]
 
 
 def _quota(ask: Ask) -> bool:
     return bool(ask.op == "report" and ask.message["result"].get("outcome") == "quota_exhausted")
+
+
+def _unfit(asks: list[Ask]) -> Iterator[Span]:
+    """From when it may have turned unfit for work until some time after it said that it is not."""
+    begun: float | None = None
+    for ask in asks:
+        if ask.op != "heartbeat":
+            continue
+        if ask.message.get("unfit"):
+            begun = ask.record.at - JOINS_S if begun is None else begun
+        elif begun is not None and ask.done:
+            yield begun, _settled_at(ask) + MADE_UP_FOR_S
+            begun = None
+    if begun is not None:
+        yield begun, inf
 
 
 def _own_trouble(life: Life) -> Iterator[Span]:
@@ -203,6 +219,8 @@ def _fits(view: View, job: Doc, life: Life, at: float) -> bool:
     factory = life.who.removeprefix("factory:")
     records = view.run.enrolments.get(factory, ())
     if not records or any(record.at > at - N_S for record in records):
+        return False
+    if factory in could_not(view.docs.events.get(job["id"], ())):
         return False
     enrolled, said, wanted = records[-1].data, life.up.data, set(job["capabilities"])
     return (

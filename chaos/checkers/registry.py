@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from chaos.checkers import (
+    blame,
     budgets,
     bus_holds_no_truth,
     capability,
@@ -41,6 +42,7 @@ CHECKERS: dict[str, Check] = {
         capability,
         no_idle_match,
         work_kept,
+        blame,
         one_engine,
         truth,
     )

@@ -201,6 +201,8 @@ async def claim_best(ctx: Context, request: ClaimRequest) -> ClaimAnswer:
     view, seats = asker.view, min(request.max, asker.view.seats_free)
     if view.draining:
         return ClaimAnswer(reason=f"{view.id} is draining")
+    if view.unfit is not None:
+        return ClaimAnswer(reason=f"{view.id} takes no work: {view.unfit}")
     if seats == 0:
         return ClaimAnswer(reason=f"all {view.seat_limit} seats of {view.id} are taken")
     for _ in range(LOOKS_MAX):

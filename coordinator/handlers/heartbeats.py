@@ -77,6 +77,7 @@ async def note_heartbeat(ctx: Context, stored: StoredFactory, request: Heartbeat
         "health": request.health,
         "transport": request.transport,
         "draining": request.draining,
+        "unfit": request.unfit,
         "free_disk_bytes": request.free_disk_bytes,
         "engines": factory.engines if request.engines is None else request.engines,
         "last_heartbeat_at": now,
@@ -85,7 +86,7 @@ async def note_heartbeat(ctx: Context, stored: StoredFactory, request: Heartbeat
     was_down = entry is None or ctx.roster.health(entry) is Health.DOWN
     heard = factory.model_copy(update=said)
     silent_s = ctx.clock.boot_s() - entry.stored_at_s if entry and entry.stored_at_s is not None else None
-    lasting = ("seat_limit", "health", "transport", "draining", "engines")
+    lasting = ("seat_limit", "health", "transport", "draining", "unfit", "engines")
     changed = any(said[name] != getattr(factory, name) for name in lasting)
 
     def heard_now(doc: FactoryDoc) -> FactoryDoc:

@@ -60,6 +60,7 @@ async def hello(ctx: Context, request: HelloRequest) -> HelloAnswer:
                 "seats_used": 0,
                 "transport": request.transport,
                 "draining": False,
+                "unfit": None,
                 "version": request.version,
                 "os": request.os,
                 "free_disk_bytes": request.free_disk_bytes,

@@ -97,6 +97,7 @@ def _when(obstacle: Obstacle) -> str:
         "seats": "has a free seat",
         "health": "comes back",
         "draining": "stops draining",
+        "unfit": "can do such work again, which it tries by itself",
         "quota": "gets its quota back",
     }.get(obstacle.filter, "changes")
 

@@ -53,6 +53,8 @@ def obstacles(job: Job, factory: FactoryView, snapshot: Snapshot) -> list[Obstac
         blocked_by("health", f"{factory.id} is down", lasting=False)
     if factory.draining:
         blocked_by("draining", f"{factory.id} is draining", lasting=False)
+    if factory.unfit is not None:
+        blocked_by("unfit", f"{factory.id} takes no work for now: {factory.unfit}", lasting=False)
     if factory.seats_free == 0:
         blocked_by("seats", f"all {factory.seat_limit} seats of {factory.id} are taken", lasting=False)
     return found + job_obstacles(job, snapshot)

@@ -40,6 +40,7 @@ class FactoryView:
     seats_used: int = 0
     health: Health = Health.HEALTHY
     draining: bool = False
+    unfit: str | None = None
     gated: Mapping[Engine, datetime] = field(default_factory=dict)
     last_repos: frozenset[str] = frozenset()
 
@@ -66,6 +67,7 @@ class FactoryView:
             seats_used=max(seats_used, doc.seats_used),
             health=health or doc.health,
             draining=doc.draining,
+            unfit=doc.unfit,
             gated=doc.gated,
             last_repos=last_repos,
         )

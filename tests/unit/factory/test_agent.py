@@ -12,11 +12,13 @@ import pytest
 
 from bus.memory import BusFaults
 from bus.subjects import ANY, offer_subject
+from coordinator.scheduler.explain import explain
 from factory.opening import FencedSession
 from factory.ports import Vitals
 from schemas.factory import Transport
 from schemas.job import Stage
-from schemas.messages import Offer
+from schemas.messages import Grant, Offer
+from schemas.outcome import Outcome, Result
 from schemas.work import Engine
 from tests.support.fleet import PRODUCT, job_now, submitted
 from tests.support.fleet_world import FactoryLife, FleetWorld, fleet_world
@@ -402,3 +404,33 @@ async def test_offers_heard_together_are_claimed_for_the_free_seats_only(
         assert claimed == set(life.work.asks.pending)
         assert len(claimed) == 2
         assert life.claiming.seats_free == 0
+
+
+@in_virtual_time
+async def test_a_machine_that_fails_job_after_job_is_given_none_until_a_probe_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet_world(tmp_path, monkeypatch) as world:
+        broken, works = await world.factory("f1"), False
+        await broken.opened()
+
+        async def probe(_failed: Grant) -> None:
+            if not works:
+                raise OSError("still no disk")
+
+        broken.work.fitness._probe = probe
+        for number in range(1, 4):
+            await submitted(world.ctx, f"k{number}")
+            term = await world.term(number)
+            term.result = Result(outcome=Outcome.MACHINE_FAILED, summary="no disk")
+            term.poke()
+            await eventually(lambda: len(broken.work.held) == 0)
+        await eventually(lambda: world.ctx.roster.get("f1").doc.unfit is not None)
+        waiting = await submitted(world.ctx, "k4")
+        await asyncio.sleep(60)
+        assert len(world.terms) == 3, "it neither asks nor is it asked"
+        told = explain(await job_now(world.ctx, waiting), world.ctx.snapshot())
+        assert "f1 takes no work for now: 3 jobs in a row could not be run here: no disk" in str(told)
+        works = True
+        await eventually(lambda: len(world.terms) == 4, 600.0)
+        assert world.ctx.roster.get("f1").doc.unfit is None
