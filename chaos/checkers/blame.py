@@ -55,6 +55,6 @@ def _charged(job_id: str, job: Doc, events: Sequence[Doc]) -> Iterator[Violation
             paid = 0
         elif event["type"] in ("reported", "released", "reaped") and event["data"]["outcome"] in PAID:
             paid += 1
-    used = job["retries"]["used"]
-    if used != paid:
+    used = (job.get("retries") or {}).get("used")
+    if used is not None and used != paid:
         yield Violation(NAME, f"{job_id} has {used} of its retries used; its own programs failed {paid} times", ())

@@ -74,7 +74,7 @@ GOLDEN: dict[str, str] = {
     ),
     "HeartbeatRequest": (
         f'{{{ASKER}, "sessionNo": 4, "holding": [{{{JOB}, "progressAt": {AT}}}], "pending": ["r2"], "seatLimit": 2, '
-        '"seatsUsed": 1, "load": 0.5, "health": "degraded", "transport": "rest", "draining": true, '
+        '"seatsUsed": 1, "load": 0.5, "health": "degraded", "transport": "rest", "draining": true, "unfit": "no disk", '
         '"engines": ["claude"], "freeDiskBytes": 1000}'
     ),
     "HeartbeatAnswer": (
