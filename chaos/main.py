@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chaos.checkers.registry import CHECKERS, violations
+from chaos.edges.main import edges
 from chaos.history import History
 from chaos.live.main import live
 from chaos.mutations import MUTATIONS
@@ -23,6 +24,7 @@ PROGRESS_EVERY = 50
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 app.command()(live)
+app.command()(edges)
 console = Console(soft_wrap=True, highlight=False)
 
 

@@ -206,7 +206,7 @@ class Term:
     async def tidy(self, end: TermEnd, *, superseded: bool) -> None:
         """After the report: a tree that is pushed whole goes; a fenced one, or one with more in it, is kept."""
         try:
-            if end.tree is not None and (superseded or not await self.tools.trees.clean_up(end.tree)):
+            if end.tree is not None and (superseded or not await self._is_cleaned_up(end.tree)):
                 kept = await self.tools.trees.quarantine(end.tree)
                 log.info("the tree of %s is kept in %s", self.grant.job_id, kept)
         except (GitError, OSError) as error:
@@ -215,6 +215,13 @@ class Term:
             await self.tools.folders.remove()
         except OSError as error:
             log.warning("the folders of %s stay: %s", self.grant.job_id, error)
+
+    async def _is_cleaned_up(self, tree: Worktree) -> bool:
+        try:
+            return await self.tools.trees.clean_up(tree)
+        except (GitError, OSError) as error:
+            log.warning("whether all of %s is saved cannot be seen: %s", self.grant.job_id, error)
+            return False
 
     async def _of_tree(self, work: Work, output: TermLog) -> TermEnd:
         if self.grant.publish_only and self.grant.checkpoint is not None:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from factory.workspace.reading import common_dir
+
 FANOUT = 2  # letters of a folder of loose objects
 
 
@@ -25,8 +27,9 @@ def leads_out(git_dir: Path, place: Place) -> Path | None:
     def sees(path: Path) -> bool:
         return place(path) == path.resolve()
 
-    if not sees(git_dir):
-        return git_dir
+    for there in (git_dir, common_dir(git_dir)):
+        if not sees(there):
+            return there
     for folder, names, files in os.walk(git_dir):
         here = Path(folder)
         for name in (*names, *files):

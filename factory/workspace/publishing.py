@@ -11,8 +11,8 @@ from factory.git.run import GitError, git
 from factory.git.urls import reach_of
 from factory.workspace import lfs
 from factory.workspace.leading_out import Place, leads_out
-from factory.workspace.reading import git_dir_of, module_dirs, read_refs
-from factory.workspace.term_repository import SAFE, TermRepository
+from factory.workspace.reading import common_dir, git_dir_of, module_dirs, read_refs
+from factory.workspace.term_repository import SAFE, TermRepository, push
 
 _gitlink = re.compile(r"160000 commit ([0-9a-f]+)\t(.*)", re.DOTALL)
 
@@ -29,17 +29,17 @@ async def publish(term: TermRepository, snapshot: str) -> str:
     async for inner in _unpushed(term.path, snapshot, term.vault, term.place):
         name = str(inner.path.relative_to(term.path))
         reach = reach_of(term.submodules.get(name, inner.url))  # not where a job may have turned it to
+        if not reach.url:  # made by the job, without a remote: its commits are with the checkpoint
+            continue
         env = {**reach.env, "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((inner.git_dir / "objects").resolve())}
-        argv = ("push", "--quiet", "--no-verify", "--", reach.url, f"{inner.commit}:refs/heads/{term.branch}")
         try:
-            await term.in_vault(*argv, env=env)
+            await push(term, "--", reach.url, f"{inner.commit}:refs/heads/{term.branch}", env=env)
         except GitError as error:
             sentence = f"{name} is at {inner.commit[:12]}, which {reach.url} does not have and does not take: {error}"
             raise GitError(f"not shipped: {sentence}") from error
     await lfs.upload(term.vault, term.reach.url, snapshot, term.branch, term.reach.env)
     spec = f"{snapshot}:refs/heads/{term.branch}"
-    pushed = ("push", "--quiet", "--force", "--no-verify", "--", term.reach.url, spec)
-    await term.in_vault(*pushed, env=term.reach.env)
+    await push(term, "--force", "--", term.reach.url, spec, env=term.reach.env)
     return term.branch
 
 
@@ -61,6 +61,8 @@ async def _unpushed(top: Path, commit: str, repository: Path, place: Place) -> A
         link = _gitlink.fullmatch(entry)
         git_dir = git_dir_of(top / link[2]) or await _module_with(top, link[1]) if link else None
         if link is None or git_dir is None or leads_out(git_dir, place) is not None:
+            continue
+        if common_dir(git_dir) != git_dir:  # a linked worktree, whose commits are the tree's own
             continue
         async for deeper in _unpushed(top / link[2], link[1], git_dir, place):
             yield deeper

@@ -51,13 +51,20 @@ async def read_refs(git_dir: Path) -> Refs:
 def _view_of(git_dir: Path, view: Path) -> Path:
     """The same refs and objects under a configuration that says nothing."""
     view.mkdir()
+    common = common_dir(git_dir)
     for name in ("refs", "objects", "packed-refs", "shallow"):
-        (view / name).symlink_to(git_dir.resolve() / name)
+        (view / name).symlink_to(common.resolve() / name)
     shutil.copy(git_dir / "HEAD", view / "HEAD")
-    if _is_sha256(git_dir):
+    if _is_sha256(common):
         said = "[core]\n\trepositoryformatversion = 1\n[extensions]\n\tobjectformat = sha256\n"
         (view / "config").write_text(said)
     return view
+
+
+def common_dir(git_dir: Path) -> Path:
+    """Where a linked worktree has its refs and objects; of any other repository it is the same."""
+    told = git_dir / "commondir"
+    return git_dir / os.fsdecode(told.read_bytes().strip()) if told.is_file() else git_dir
 
 
 def _is_sha256(git_dir: Path) -> bool:

@@ -25,7 +25,7 @@ from factory.workspace.leading_out import leads_out
 from factory.workspace.objects import own_objects
 from factory.workspace.reading import Refs, linked_worktrees, pending, read_refs, stashes
 from factory.workspace.snapshot import Snapshots, WorkTree
-from factory.workspace.term_repository import Pushed, TermRepository, make_vault
+from factory.workspace.term_repository import Pushed, TermRepository, make_vault, push
 
 NOT_BESIDE = ("refs/remotes/", "refs/stash", "refs/resume/", "refs/bisect/")
 STASH, WORKTREES, PENDING, BUNDLES = "stash/", "worktrees/", "pending/", "bundles"
@@ -35,7 +35,9 @@ NEW_REPOSITORY = "the job made its folder a new repository: its history does not
 
 @dataclass(frozen=True)
 class Look:
-    """`beside`: name -> commit. `pushed`: what tells whether it is the same as at the last push."""
+    """`beside`: name -> commit. `pushed`: what tells whether it is the same as at the last push. `worktrees`:
+    linked ones, whose files are in it.
+    """
 
     snapshot: str
     tree: str
@@ -44,6 +46,7 @@ class Look:
     beside: dict[str, str]
     pushed: Pushed
     notes: tuple[str, ...]
+    worktrees: tuple[Path, ...]
 
 
 async def look(term: TermRepository, message: str, tmp: Path) -> Look:
@@ -54,19 +57,21 @@ async def look(term: TermRepository, message: str, tmp: Path) -> Look:
         lock.unlink(missing_ok=True)
     git_dir, notes = _repository_of(term)
     left = await read_refs(git_dir) if git_dir.exists() else Refs({}, None, None)
-    if git_dir.exists() and not _goes_on(term, left):
+    if git_dir.exists() and not _goes_on(term):
         notes += (NEW_REPOSITORY,)
     head = left.head or term.last_head or term.base
     beside = _refs_beside(term, git_dir, left)
     beside |= {f"{STASH}{at}/{said}": commit for at, (commit, said) in enumerate(stashes(git_dir))}
     snapshots = Snapshots(term, git_dir / "objects", tmp)
     taken = await snapshots.take(WorkTree(term.path, git_dir, git_dir / "index", head), message)
+    worktrees = []
     for linked in linked_worktrees(git_dir, left):
         commit = linked.head
         there = term.place(linked.path)
         if there is None and linked.path.is_dir():
             notes += (f"not saved, since the job has no such folder: the worktree {linked.path}",)
         elif there is not None and there.is_dir():
+            worktrees.append(there)
             work = WorkTree(there, git_dir, linked.index_file, linked.head)
             commit = (await snapshots.take(work, None)).commit
         beside[f"{WORKTREES}{linked.name}"] = commit
@@ -84,9 +89,8 @@ async def look(term: TermRepository, message: str, tmp: Path) -> Look:
     known = [commit for commit in (term.base, term.kept) if commit]
     await own_objects(term, [taken.commit, *beside.values()], known)
     snapshot = await _same_as_before(term, taken.commit, head)
-    return Look(
-        snapshot, taken.tree, left.head, left.branch, beside, Pushed(taken.tree, left.head, left.branch, sign), notes
-    )
+    pushed = Pushed(taken.tree, left.head, left.branch, sign)
+    return Look(snapshot, taken.tree, left.head, left.branch, beside, pushed, notes, tuple(worktrees))
 
 
 async def save(term: TermRepository, message: str, tmp: Path) -> Saved | None:
@@ -101,8 +105,7 @@ async def save(term: TermRepository, message: str, tmp: Path) -> Saved | None:
         for commit in {kept, *seen.beside.values()} - term.uploaded:
             await lfs.upload(term.vault, term.reach.url, commit, term.branch, term.reach.env)
             term.uploaded.add(commit)
-    argv = ("push", "--quiet", "--force", "--no-verify", "--", term.reach.url, f"{kept}:{term.ref}")
-    await term.in_vault(*argv, env=term.reach.env)
+    await push(term, "--force", "--", term.reach.url, f"{kept}:{term.ref}", env=term.reach.env)
     term.kept, term.kept_at, term.snapshot, term.pushed = kept, term.ref, seen.snapshot, seen.pushed
     term.last_head = seen.head or term.last_head
     return Saved(seen.snapshot, seen.tree, term.ref, term.local)
@@ -135,8 +138,9 @@ def _repository_of(term: TermRepository) -> tuple[Path, tuple[str, ...]]:
     return term.git_dir, ()
 
 
-def _goes_on(term: TermRepository, left: Refs) -> bool:
-    return term.remote is None or any(name.startswith("refs/remotes/") for name in left.refs)
+def _goes_on(term: TermRepository) -> bool:
+    """Whether it still has what it was given: those packs no git of the engine's removes (see `link_packs`)."""
+    return term.remote is None or any((term.git_dir / "objects" / "pack").glob("*.keep"))
 
 
 def _refs_beside(term: TermRepository, git_dir: Path, left: Refs) -> dict[str, str]:

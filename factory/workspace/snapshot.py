@@ -133,16 +133,21 @@ class Snapshots:
         return bool(await git(self._term.vault, *found, env={"GIT_DIR": str(self._term.vault)}, ok=(0, 1)))
 
 
-async def _take_links(top: Path, env: Mapping[str, str]) -> list[str]:
+async def _take_links(top: Path, env: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """The submodules' own commits into the index; gives their paths. `git add` would start a git in each of them, which
-    obeys the configuration that a job left there.
+    obeys the configuration that a job left there. Those whose repository is gone, for which it would give up, are
+    folders with files: they are given apart, and are links no more.
     """
-    links, moved = [], []
+    links, broken, moved = [], [], []
     for entry in (await git(top, "ls-files", "--stage", "-z", env=env)).split("\0"):
         about, _, name = entry.partition("\t")
         if not about.startswith("160000 "):
             continue
         git_dir = git_dir_of(top / name)
+        if git_dir is None and (top / name / ".git").is_file():
+            broken.append(name)
+            moved.append(f"0 {'0' * 40}\t{name}\0")
+            continue
         if git_dir is None and not _is_empty_folder(top / name):
             continue  # removed, or files took its place
         links.append(name)
@@ -151,7 +156,7 @@ async def _take_links(top: Path, env: Mapping[str, str]) -> list[str]:
             moved.append(f"160000 {head}\t{name}\0")
     if moved:
         await git(top, "update-index", "-z", "--index-info", env=env, stdin=os.fsencode("".join(moved)))
-    return links
+    return links, broken
 
 
 def _is_empty_folder(folder: Path) -> bool:
@@ -174,7 +179,8 @@ async def add_all(top: Path, env: Mapping[str, str], folder: Path, left_out: Seq
     """
     others = await git(top, "ls-files", "--others", "--exclude-standard", "-z", env=env)
     inside = [name.rstrip("/") for name in others.split("\0") if name.endswith("/")]
-    links = await _take_links(top, env)
+    links, broken = await _take_links(top, env)
+    inside += broken
     without = [f":(exclude,top,literal){name}" for name in (*inside, *left_out, *links)]
     spec = os.fsencode("\0".join([".", *without]))
     await git(top, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", env=env, stdin=spec)

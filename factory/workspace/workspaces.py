@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from factory.git.run import GitError, git
@@ -101,7 +101,7 @@ class Workspaces:
             seen = await saving.look(term, "look", self._tmp)
         except OSError as error:
             raise GitError(f"no snapshot: {error}") from error
-        term.notes = (*seen.notes, *_beside_the_tree(term.folder))
+        term.notes = (*seen.notes, *_beside_the_tree(term.folder, seen.worktrees))
         return saving.is_saved(term, seen) and not term.notes
 
     async def settle(self, tree: Worktree) -> bool:
@@ -250,8 +250,8 @@ class Workspaces:
         task.add_done_callback(self._sweeping.discard)
 
 
-def _beside_the_tree(folder: Path) -> tuple[str, ...]:
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name not in OWN_ENTRIES)
+def _beside_the_tree(folder: Path, saved: Collection[Path]) -> tuple[str, ...]:
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name not in OWN_ENTRIES and entry not in saved)
     return (f"not saved, since it lies beside the tree and not in it: {', '.join(names)}",) if names else ()
 
 
