@@ -19,7 +19,7 @@ Doc = dict[str, Any]
 LOSES = re.compile(r"not saved|could not be saved|not all of the work|is kept on|damaged|could not be restored")
 FLEETS = re.compile(r"refs/(gigafactory|heads/fleet)/([a-z0-9]+)/[0-9]+")
 PUSHED = re.compile(r"refs/(heads/feature/|tags/release-)")
-TROUBLE = frozenset({"broken-disk", "full-disk", "cut", "damage", "kill"})
+TROUBLE = frozenset({"broken-disk", "full-disk", "cut", "kill"})
 
 
 class Broken(NamedTuple):
@@ -88,7 +88,7 @@ def _terms(played: Played) -> Iterator[Term]:
             epoch=epoch,
             machine=said[0].machine,
             begun=_last(said, "begun"),
-            left=_last(said, "left"),
+            left=next((one.told for one in said if one.what == "left"), None),
             end=end,
             kept=any((played.machine_data(said[0].machine) / "work" / "quarantine" / job_id).glob(f"{epoch}*")),
             checkpoint=(end or {}).get("checkpoint") or checkpoint,

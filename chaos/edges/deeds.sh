@@ -178,8 +178,8 @@ git reflog expire --expire=now --all
 
 #: hidden; last
 put README.md 'readable @N@'
-printf 'SECRET of @N@\n' >> README.md
 git update-index --skip-worktree README.md
+printf 'SECRET of @N@\n' >> README.md
 
 #: ignored
 printf '*.log\n' >> .gitignore
@@ -202,7 +202,7 @@ cp .git/hooks/pre-commit .git/hooks/pre-push
 chmod +x .git/hooks/*
 
 #: evil-config; last
-printf '#!/bin/sh\ntouch "$EVIL-@N@"\n' > .git/evil
+printf "#!/bin/sh\ntouch '%s-@N@'\n" "$EVIL" > .git/evil
 chmod +x .git/evil
 for key in core.fsmonitor core.sshCommand core.pager core.editor diff.external gpg.program core.askPass; do
   git config $key "$PWD/.git/evil"
@@ -211,7 +211,7 @@ git config core.hooksPath "$PWD/.git"
 for hook in reference-transaction post-checkout pre-push post-index-change; do cp .git/evil .git/$hook; done
 
 #: evil-filter; tells=filter; last
-printf '#!/bin/sh\ntouch "$EVIL-@N@"\ncat\n' > .git/clean
+printf "#!/bin/sh\ntouch '%s-@N@'\ncat\n" "$EVIL" > .git/clean
 chmod +x .git/clean
 git config filter.evil.clean "$PWD/.git/clean"
 git config filter.evil.smudge cat

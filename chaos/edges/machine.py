@@ -10,10 +10,9 @@ import itertools
 import logging
 import os
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,14 @@ from factory.link.port import Unanswered
 from factory.link.rest import RestLink
 from factory.main import Edges, Settings, run
 from factory.opening import FencedSession
-from factory.ports import Place, Saved, WorkspaceError, Worktree
+from factory.ports import Ended, Place, Saved, WorkspaceError, Worktree
+from factory.process import EngineProcess
 from factory.surroundings.sandbox import Mode
 from factory.workspace.workspaces import Workspaces, say_nothing
 from schemas.errors import ErrorCode, FleetError
 from schemas.messages import Grant, LogChunk
 
 FULL_AT_BYTES = 4096
-LAST_SAVES = ("finished work", "work of a failed engine", "work so far")
 
 
 @dataclass(frozen=True)
@@ -119,24 +118,50 @@ class PipeLink(RestLink):
         return int(await self._pipe.ask("log", chunk.to_doc()))
 
 
+class SeenEngine(EngineProcess):
+    """A program of a term; `on_end` is called when it has ended, before anybody else knows."""
+
+    on_end: Callable[[], Awaitable[None]]
+
+    async def wait(self) -> Ended:
+        ended = await super().wait()
+        await self.on_end()
+        return ended
+
+
 class SeenTrees(Workspaces):
+    """`launch`: its first program in each tree is the engine; what that left is looked at once it has ended."""
+
     def __init__(
         self, root: Path, workspace_map: Mapping[str, Path], place: Place | None, *, pipe: Pipe, full: int
     ) -> None:
         super().__init__(root, workspace_map, place)
         self._pipe = pipe
         self._full = full
+        self._made: dict[tuple[str, int], Worktree] = {}
+
+    async def launch(self, argv: tuple[str, ...], **order: Any) -> SeenEngine:
+        engine = await SeenEngine.start(argv, **order)
+        env = order["env"]
+        tree = self._made.pop((env["GIGAFACTORY_JOB"], int(env["GIGAFACTORY_EPOCH"])), None)
+
+        async def look() -> None:
+            if tree is not None:
+                self._tell("left", tree, truth=await asyncio.to_thread(truth.of_tree, tree.path, tree.base))
+
+        assert isinstance(engine, SeenEngine)
+        engine.on_end = look
+        return engine
 
     async def prepare(self, grant: Grant, progress: Callable[[str], None] = say_nothing) -> Worktree:
         with self._disk():
             tree = await super().prepare(grant, progress)
         seen = await asyncio.to_thread(truth.of_beginning, tree.path)
+        self._made[tree.job_id, tree.lease_epoch] = tree
         self._tell("begun", tree, resumed=grant.checkpoint is not None, base=tree.base, beginning=seen)
         return tree
 
     async def save(self, tree: Worktree, message: str) -> Saved | None:
-        if message.startswith(LAST_SAVES):
-            self._tell("left", tree, truth=await asyncio.to_thread(truth.of_tree, tree.path, tree.base))
         with self._disk():
             return await super().save(tree, message)
 
@@ -186,10 +211,16 @@ async def _live(spec: Spec, connection: Connection) -> None:
     pipe = Pipe(connection)
     loop = asyncio.get_running_loop()
     pipe.start(lambda order: os.kill(os.getpid(), 15) if order == "drain" else None)
-    edges = Edges(
-        rest_link=lambda _url, _token, _timeout_s: PipeLink(pipe),
-        trees=partial(SeenTrees, pipe=pipe, full=spec.full),
-    )
+    made: list[SeenTrees] = []
+
+    def trees(root: Path, workspace_map: Mapping[str, Path], place: Place | None) -> SeenTrees:
+        made.append(SeenTrees(root, workspace_map, place, pipe=pipe, full=spec.full))
+        return made[0]
+
+    async def launch(argv: tuple[str, ...], **order: Any) -> SeenEngine:
+        return await made[0].launch(argv, **order)
+
+    edges = Edges(rest_link=lambda _url, _token, _timeout_s: PipeLink(pipe), trees=trees, launch=launch)
     try:
         await run(spec.settings(), edges)
     except (FleetError, WorkspaceError) as error:

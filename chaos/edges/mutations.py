@@ -16,7 +16,7 @@ from factory import term as term_module
 from factory.git import run as git_run
 from factory.git.environment import factory_env
 from factory.ports import Worktree
-from factory.surroundings import surroundings, variables
+from factory.surroundings import sandbox, surroundings, variables
 from factory.surroundings.sandbox import Sandbox
 from factory.term import SavedWork, Term, Work
 from factory.workspace import bundles, cache, preparing, publishing, saving, snapshot, workspaces
@@ -186,7 +186,7 @@ def git_dir_passed(replace: Patch) -> None:
 
 
 def nothing_hidden(replace: Patch) -> None:
-    replace(Sandbox, "_outside", lambda _self, _hidden: ())
+    replace(sandbox, "_outermost", lambda _paths: [])
 
 
 def place_not_asked(replace: Patch) -> None:
@@ -246,7 +246,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("excludes-ignored", "14", "what .git/info/exclude hides is published", excludes_ignored, ("excluded",)),
     Mutation("removed-unsaved", "14", "a tree is removed whatever is in it", tree_removed_unsaved, ("no-git",)),
     Mutation("last-save-forgotten", "14", "a failed engine's work is not saved", last_save_forgotten, ("commit",)),
-    Mutation("engines-config", "16", "git obeys what the engine configured", engines_config, ("evil-filter",)),
+    Mutation("engines-config", "16", "git obeys what the engine configured", engines_config, ("evil-config",)),
     Mutation("secrets-passed", "16", "engines get the factory's whole environment", secrets_passed),
     Mutation("git-dir-passed", "16", "GIT_DIR of the factory reaches engines", git_dir_passed),
     Mutation("nothing-hidden", "16", "the sandbox hides nothing", nothing_hidden),

@@ -79,7 +79,7 @@ def files_of(top: Path) -> list[tuple[str, str, str]]:
             for folder, _, files in os.walk(os.fsencode(top))
             for file in files
         }
-    filtered = _filtered(top, names)
+    filtered = _filtered(top, names, env)
     found = []
     for name in sorted(names - filtered - hidden):
         if name.endswith(b"/"):
@@ -90,10 +90,10 @@ def files_of(top: Path) -> list[tuple[str, str, str]]:
     return found
 
 
-def _filtered(top: Path, names: set[bytes]) -> set[bytes]:
+def _filtered(top: Path, names: set[bytes], env: dict[str, str]) -> set[bytes]:
     if not any(name.rpartition(b"/")[2] == b".gitattributes" for name in names):
         return set()
-    said = git(top, "check-attr", "-z", "--stdin", "filter", stdin=b"\0".join(sorted(names))).split(b"\0")
+    said = git(top, "check-attr", "-z", "--stdin", "filter", env=env, stdin=b"\0".join(sorted(names))).split(b"\0")
     return {
         name for name, value in zip(said[0::3], said[2::3], strict=False) if value not in (b"unspecified", b"unset")
     }

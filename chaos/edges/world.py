@@ -48,6 +48,7 @@ from schemas.messages import LogChunk
 
 PRODUCT = "edges"
 WITHIN_S = 30.0
+BROKEN_WITHIN_S = 10.0  # what is broken on purpose is not waited for as long
 LOOK_S = 0.05
 CUT_S = 0.4
 BACK_S = 0.2
@@ -282,7 +283,9 @@ class World:
             port = free_port()
             base = str(source.path.parent)
             argv = ["git", "daemon", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}", f"--base-path={base}"]
-            server = await asyncio.create_subprocess_exec(*argv, "--export-all", "--enable=receive-pack", base)
+            server = await asyncio.create_subprocess_exec(
+                *argv, "--export-all", "--enable=receive-pack", base, stderr=asyncio.subprocess.DEVNULL
+            )
             self._proxy = TcpProxy([port])
             await self._proxy.start()
             try:
@@ -309,7 +312,7 @@ class World:
 
     async def _until_finished(self) -> None:
         """An operator is there: what a fault kept from its end is tried again once that is over."""
-        until = time.monotonic() + WITHIN_S
+        until = time.monotonic() + (WITHIN_S if self.mutation is None else BROKEN_WITHIN_S)
         while True:
             jobs = {job.name: await self._job(job.name) for job in self.played.plan.jobs}
             waiting = {name: job for name, job in jobs.items() if not await self._is_over(name, job)}

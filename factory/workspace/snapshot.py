@@ -25,6 +25,7 @@ from factory.workspace.term_repository import TermRepository
 BIG_INDEX = 1 << 20
 SAME_SECOND_S = 1.01
 ADD_TRIES = 6
+HIDDEN_TRIES = 3
 FIXED_DATES = {"GIT_AUTHOR_DATE": "@0 +0000", "GIT_COMMITTER_DATE": "@0 +0000"}  # the same content is the same commit
 TAKEN_FILTERS = frozenset({"unspecified", "unset", "set"})
 
@@ -65,11 +66,7 @@ class Snapshots:
                 "GIT_INDEX_FILE": str(Path(folder) / "index"),
                 "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(self._objects),
             }
-            exclude = work.git_dir / "info" / "exclude"
-            (self._term.vault / "info" / "exclude").write_bytes(exclude.read_bytes() if exclude.is_file() else b"")
-            await self._copy_index(work, env)
-            left_out = await self._unknown_filters(work.path, env)
-            await self._add_steadily(work, env, Path(folder), left_out)
+            left_out = await self._add_as_the_engine_would(work, env, Path(folder))
             tree = await git(work.path, "write-tree", env=env)
             if tree == await git(work.path, "rev-parse", f"{work.head}^{{tree}}", env=env):
                 return Snapshot(work.head, tree, left_out)
@@ -77,13 +74,25 @@ class Snapshots:
             argv = ("commit-tree", tree, "-p", work.head, "-m", message or "uncommitted")
             return Snapshot(await git(work.path, *argv, env=env | dates), tree, left_out)
 
+    async def _add_as_the_engine_would(self, work: WorkTree, env: Mapping[str, str], folder: Path) -> tuple[str, ...]:
+        """Once more where it changed meanwhile what is hidden: it may have hidden a file, and written it then."""
+        left_out: tuple[str, ...] = ()
+        for _ in range(HIDDEN_TRIES):
+            exclude, seen = _exclude_of(work.git_dir), _sign(work.index)
+            (self._term.vault / "info" / "exclude").write_bytes(exclude)
+            await self._copy_index(work, env)
+            left_out = await self._unknown_filters(work.path, env)
+            await self._add_steadily(work, env, folder, left_out)
+            if (exclude, seen) == (_exclude_of(work.git_dir), _sign(work.index)):
+                break
+        return left_out
+
     async def _copy_index(self, work: WorkTree, env: Mapping[str, str]) -> None:
         """Refreshed once for each state of the engine's: git takes every file of an index's own second for changed, in
         a copy for ever."""
         mine = Path(env["GIT_INDEX_FILE"])
         try:
-            found = work.index.stat()
-            sign = f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+            found, sign = work.index.stat(), str(_sign(work.index))
             name = hashlib.sha256(os.fsencode(work.index)).hexdigest()[:16]
             fresh = self._term.vault / "indexes" / name / sign
             shutil.copy2(fresh if fresh.exists() else work.index, mine)
@@ -157,6 +166,19 @@ async def _take_links(top: Path, env: Mapping[str, str]) -> tuple[list[str], lis
     if moved:
         await git(top, "update-index", "-z", "--index-info", env=env, stdin=os.fsencode("".join(moved)))
     return links, broken
+
+
+def _exclude_of(git_dir: Path) -> bytes:
+    exclude = git_dir / "info" / "exclude"
+    return exclude.read_bytes() if exclude.is_file() else b""
+
+
+def _sign(index: Path) -> str | None:
+    """Of one state of an index; None where there is none."""
+    with contextlib.suppress(OSError):
+        found = index.stat()
+        return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+    return None
 
 
 def _is_empty_folder(folder: Path) -> bool:

@@ -98,7 +98,8 @@ class TermRepository(Worktree):
 
 async def push(term: TermRepository, *argv: str, env: Mapping[str, str]) -> None:
     """From the vault. Negotiating spares a base that is no tip any more from being sent again; but a server then also
-    answers for a commit whose push was broken off before its tree had come, and refuses what builds on it. Raises GitError.
+    answers for a commit whose push was broken off before its tree had come, and refuses what builds on it. Raises
+    GitError.
     """
     words = ("push", "--quiet", "--no-verify", *argv)
     try:

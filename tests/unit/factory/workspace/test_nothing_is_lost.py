@@ -513,3 +513,66 @@ async def test_a_vault_that_was_removed_is_made_anew_also_in_a_resumed_term(
     write(again, "more.txt")
     done = await saved(elsewhere, again)
     assert files_of(repo, done.commit) >= {"new.txt", "more.txt"}
+
+
+async def test_a_submodule_whose_repository_the_job_removed_is_saved_as_files(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    library = make_repo(tmp_path / "repos" / "library")
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    git(repo, "commit", "--quiet", "--message", "with a library")
+    tree = await spaces.prepare(of_repo(repo))
+    write(tree, "lib/more.txt")
+    shutil.rmtree(tree.path / ".git")
+    done = await saved(spaces, tree)
+    assert "lib/more.txt" in files_of(repo, done.commit)
+
+
+async def test_a_folder_with_a_torn_git_file_is_saved_as_files(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    write(tree, "torn/.git", "gitdir: /nowhere/at/all")
+    write(tree, "torn/file")
+    done = await saved(spaces, tree)
+    assert "torn/file" in files_of(repo, done.commit)
+
+
+async def test_a_linked_worktree_inside_that_was_added_to_the_index_is_saved(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "worktree", "add", "--quiet", "--detach", "inside")
+    made = commit(tree.path / "inside", name="in-it.txt")
+    git(tree.path, "add", "--all")
+    await saved(spaces, tree)
+    assert has(repo, made)
+    assert await spaces.settle(tree), tree.notes
+
+
+async def test_a_linked_worktree_beside_the_tree_is_saved_and_nothing_is_said_of_it(
+    spaces: Workspaces, repo: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "worktree", "add", "--quiet", "../beside")
+    (tree.path.parent / "beside" / "left.txt").write_text("left")
+    await saved(spaces, tree)
+    assert await spaces.settle(tree)
+    assert tree.notes == ()
+
+
+async def test_a_job_may_do_without_its_remote(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "remote", "remove", "origin")
+    write(tree)
+    await saved(spaces, tree)
+    assert await spaces.settle(tree)
+    assert tree.notes == ()
+
+
+async def test_a_repository_without_a_remote_that_was_added_as_a_link_keeps_nothing_from_shipping(
+    spaces: Workspaces, repo: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "init", "--quiet", "tool")
+    commit(tree.path / "tool")
+    git(tree.path, "add", "--all")
+    git(tree.path, "commit", "--quiet", "--message", "with a tool")
+    done = await saved(spaces, tree)
+    assert await spaces.publish(tree, done.commit) == tree.branch

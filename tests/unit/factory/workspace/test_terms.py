@@ -12,7 +12,7 @@ from factory.git.run import git as factory_git
 from factory.ports import WorkspaceError, Worktree
 from factory.workspace.workspaces import Workspaces
 from tests.support.terms import checkpoint, git, grant, make_repo, refs
-from tests.support.trees import files_of, of_repo
+from tests.support.trees import commit, files_of, of_repo
 from tests.support.trees import write as work
 
 pytestmark = pytest.mark.xdist_group("git")
@@ -138,6 +138,16 @@ async def test_a_git_that_was_killed_in_the_middle_stands_in_no_later_checkpoint
     commit = await saved(spaces, tree)
     assert len(files_of(repo, commit)) == 304
     assert not list((tmp_path / "one" / "tmp").iterdir())
+
+
+async def test_a_push_that_broke_off_in_the_middle_stands_in_no_later_ones_way(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    made = commit(tree.path)
+    loose = Path("objects") / made[:2] / made[2:]
+    (repo / ".git" / loose).parent.mkdir(exist_ok=True)
+    shutil.copy(tree.path / ".git" / loose, repo / ".git" / loose)  # the commit had come, and its tree had not
+    await saved(spaces, tree)
+    assert "new.txt" in files_of(repo, made)
 
 
 async def test_a_lock_of_a_git_that_was_killed_is_no_lock(spaces: Workspaces, repo: Path) -> None:
