@@ -18,6 +18,7 @@ from chaos.edges.world import played, sandbox
 
 console = Console(soft_wrap=True, highlight=False)
 PROGRESS_EVERY = 10
+SHOWN_MAX = 5  # of a seed
 
 
 def edges(
@@ -54,7 +55,7 @@ def edges(
 
 
 def _say(one: Judged) -> None:
-    for promise, what in one.broken:
+    for promise, what in one.broken[:SHOWN_MAX]:
         typer.echo(f"seed {one.seed}: promise {promise}: {what}")
     if one.broken:
         typer.echo(f"    replay: gigafactory chaos edges --seed {one.seed} --keep FOLDER")

@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from factory.git.environment import factory_env
 from factory.git.run import GitError, Progress, git, run
@@ -41,6 +42,9 @@ FETCH = (
     "--recurse-submodules=no",
 )  # fmt: skip
 REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", "^refs/heads/fleet/*")
+
+
+T = TypeVar("T")
 
 
 class Caches:
@@ -75,6 +79,29 @@ class Caches:
             return await self._current(path, reach, there, refspecs, progress)
         except GitError as error:  # the source has just answered: it is this machine that cannot
             raise WorkspaceError(f"{reach.url}: {error}", Fault.MACHINE) from error
+
+    async def used(
+        self,
+        reach: Reach,
+        there: RemoteRefs,
+        refspecs: tuple[str, ...],
+        progress: Progress,
+        use: Callable[[Path], Awaitable[T]],
+        leftovers: Sequence[Path],
+    ) -> T:
+        """What `use` makes of the copy. Under its lock. Twice at most, since what only a checkout finds damaged is in
+        order in a new copy: `leftovers` of the first time are removed. Raises WorkspaceError, and GitError of the last.
+        """
+        async with self.locked(reach.url):
+            try:
+                return await use(await self.current(reach, there, refspecs, progress))
+            except GitError as error:
+                progress(f"the copy of {reach.url} is of no use, and is made anew: {error}")
+            for half in leftovers:
+                if half.exists():
+                    await asyncio.to_thread(remove_folder, half)
+            await self.discard(reach.url)
+            return await use(await self.current(reach, there, refspecs, progress))
 
     async def discard(self, url: str) -> None:
         path = self._path(url)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from factory.git.run import GitError, git
+from factory.git.run import git
 from factory.git.urls import Reach
 from factory.ports import Fault, WorkspaceError
 from factory.workspace import saving
@@ -16,7 +15,6 @@ from factory.workspace.cache import REFSPECS, Caches
 from factory.workspace.folder_remotes import FolderRemotes, fetch_folder_remotes, remotes_of, tell_uncommitted
 from factory.workspace.reading import read_refs
 from factory.workspace.remote import RemoteRefs, Start, also_a_tag, list_refs, resolve
-from factory.workspace.removal import remove_folder
 from factory.workspace.resuming import resume
 from factory.workspace.source import Source, source_of
 from factory.workspace.submodules import Submodules
@@ -79,28 +77,19 @@ class Preparing:
         remotes: FolderRemotes,
         progress: Progress,
     ) -> TermRepository:
-        """Twice at most: what only a checkout finds damaged is in order in a new copy of the source."""
         refspecs = (*REFSPECS, f"+{FOLDERS_REFS}:{FOLDERS_REFS}") if source.folder else REFSPECS
         local = source.folder is not None
-        async with self._caches.locked(source.url):
-            for last in (False, True):
-                progress(f"fetching {source.url}")
-                cache = await self._caches.current(source.reach, there, refspecs, progress)
-                start = await self._start(source, grant, there, cache)
-                term = _term(folder, source.reach, grant, base=start.commit, remote=source.url, local=local)
-                progress(f"checking out {start.branch or start.commit[:12]}{also_a_tag(grant.ref, there)}")
-                try:
-                    await clone(term, cache, source.remote, there, start, tuple(remotes.config))
-                    break
-                except GitError as error:
-                    if last:
-                        raise
-                    progress(f"the copy of {source.url} is of no use, and is made anew: {error}")
-                    for half in (term.path, term.vault):
-                        if half.exists():
-                            await asyncio.to_thread(remove_folder, half)
-                    await self._caches.discard(source.url)
-        return term
+
+        async def make(cache: Path) -> TermRepository:
+            start = await self._start(source, grant, there, cache)
+            term = _term(folder, source.reach, grant, base=start.commit, remote=source.url, local=local)
+            progress(f"checking out {start.branch or start.commit[:12]}{also_a_tag(grant.ref, there)}")
+            await clone(term, cache, source.remote, there, start, tuple(remotes.config))
+            return term
+
+        progress(f"fetching {source.url}")
+        leftovers = (folder / "tree", folder / "vault.git")
+        return await self._caches.used(source.reach, there, refspecs, progress, make, leftovers)
 
     async def _start(self, source: Source, grant: Grant, there: RemoteRefs, cache: Path) -> Start:
         """A job that is resumed needs its `ref` no more: it may have been merged and deleted meanwhile."""

@@ -24,6 +24,7 @@ from factory.workspace.term_repository import TermRepository
 
 BIG_INDEX = 1 << 20
 SAME_SECOND_S = 1.01
+ONLY_HIDDEN = "outside of your sparse-checkout"
 ADD_TRIES = 6
 HIDDEN_TRIES = 3
 FIXED_DATES = {"GIT_AUTHOR_DATE": "@0 +0000", "GIT_COMMITTER_DATE": "@0 +0000"}  # the same content is the same commit
@@ -205,7 +206,11 @@ async def add_all(top: Path, env: Mapping[str, str], folder: Path, left_out: Seq
     inside += broken
     without = [f":(exclude,top,literal){name}" for name in (*inside, *left_out, *links)]
     spec = os.fsencode("\0".join([".", *without]))
-    await git(top, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", env=env, stdin=spec)
+    try:
+        await git(top, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", env=env, stdin=spec)
+    except GitError as error:
+        if ONLY_HIDDEN not in str(error):  # git takes it for a mistake that there is nothing but what is hidden
+            raise
     for name in inside:
         index = folder / hashlib.sha256(os.fsencode(top / name)).hexdigest()
         inner = {**env, "GIT_INDEX_FILE": str(index), "GIT_WORK_TREE": str(top / name)}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from factory.git.environment import factory_env
 from factory.git.run import GitError, Progress, git, run
-from factory.git.urls import is_folder, reach_of
+from factory.git.urls import Reach, is_folder, reach_of
 from factory.ports import Fault, WorkspaceError
 from factory.workspace.bundles import unbundle
 from factory.workspace.cache import REFSPECS, Caches
@@ -40,8 +40,12 @@ class Submodules:
         """Raises WorkspaceError and GitError."""
         if not (top / ".gitmodules").is_file():
             return
-        await git(top, *SAFE, "submodule", "--quiet", "init")  # against origin's real URL, so relative ones resolve
-        async for module in _listed(top):
+        modules = [module async for module in _listed(top)]
+        if not modules:
+            return
+        paths = [f":(top,literal){module.path}" for module in modules]  # it gives up at a link that .gitmodules lacks
+        await git(top, *SAFE, "submodule", "--quiet", "init", "--", *paths)  # by origin's real URL: some are relative
+        for module in modules:
             there = await git(top, "config", "--get", f"submodule.{module.name}.url", ok=(0, 1))
             if not there:
                 continue
@@ -59,13 +63,20 @@ class Submodules:
         git_dir = outer / "modules" / module.name
         self._progress(f"fetching the submodule {module.path}")
         there = await list_refs(reach)
-        async with self._caches.locked(reach.url):
-            cache = await self._caches.current(reach, there, REFSPECS, self._progress)
-            git_dir.parent.mkdir(parents=True, exist_ok=True)
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-            argv = ("clone", "--quiet", "--no-checkout", "--template=", "--origin", "origin")
-            await git(top, *argv, f"--separate-git-dir={git_dir}", "--", str(cache), str(folder))
+
+        async def make(cache: Path) -> None:
+            await self._clone(top, module, git_dir, cache, reach)
+
+        leftovers = (git_dir, folder / ".git")
+        await self._caches.used(reach, there, REFSPECS, self._progress, make, leftovers)
+
+    async def _clone(self, top: Path, module: Submodule, git_dir: Path, cache: Path, reach: Reach) -> None:
+        folder = top / module.path
+        git_dir.parent.mkdir(parents=True, exist_ok=True)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        argv = ("clone", "--quiet", "--no-checkout", "--template=", "--origin", "origin")
+        await git(top, *argv, f"--separate-git-dir={git_dir}", "--", str(cache), str(folder))
         back = _join(folder, git_dir)
         await git(git_dir, "config", "core.worktree", back, env={"GIT_DIR": str(git_dir)})
         await git(folder, "remote", "set-url", "origin", reach.url)
@@ -73,19 +84,19 @@ class Submodules:
             saved = self._saved.get(str(place.relative_to(self._term.path)))
             if saved is not None:
                 await unbundle(self._term, git_dir, saved, self._tmp)
-        try:
-            await self._check_out(folder, module.commit, reach.env)
-        except GitError as error:
-            sentence = f"submodule {module.path}: {reach.url} has no commit {module.commit[:12]}: {error}"
-            raise WorkspaceError(sentence, Fault.MANIFEST) from error
+        await self._check_out(folder, module, reach)
 
-    async def _check_out(self, folder: Path, commit: str, env: dict[str, str]) -> None:
-        said = await git(folder, "cat-file", "--batch-check", stdin=f"{commit}\n".encode())
+    async def _check_out(self, folder: Path, module: Submodule, reach: Reach) -> None:
+        said = await git(folder, "cat-file", "--batch-check", stdin=f"{module.commit}\n".encode())
         if said.endswith("missing"):
-            argv = ["git", "fetch", "--quiet", "--no-tags", "origin", commit]
-            await run(argv, cwd=folder, env=factory_env(env))
+            argv = ["git", "fetch", "--quiet", "--no-tags", "origin", module.commit]
+            try:
+                await run(argv, cwd=folder, env=factory_env(reach.env))
+            except GitError as error:
+                sentence = f"submodule {module.path}: {reach.url} has no commit {module.commit[:12]}: {error}"
+                raise WorkspaceError(sentence, Fault.MANIFEST) from error
         # not `submodule update`: it does nothing where HEAD happens to be right and no file is there
-        await git(folder, *SAFE, "checkout", "--quiet", "--detach", commit)
+        await git(folder, *SAFE, "checkout", "--quiet", "--detach", module.commit)
 
 
 def _join(folder: Path, git_dir: Path) -> str:

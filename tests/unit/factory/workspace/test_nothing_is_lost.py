@@ -576,3 +576,29 @@ async def test_a_repository_without_a_remote_that_was_added_as_a_link_keeps_noth
     git(tree.path, "commit", "--quiet", "--message", "with a tool")
     done = await saved(spaces, tree)
     assert await spaces.publish(tree, done.commit) == tree.branch
+
+
+async def test_a_link_that_gitmodules_does_not_name_keeps_no_other_submodule_away(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    library = make_repo(tmp_path / "repos" / "library")
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    make_repo(repo / "unnamed")
+    git(repo, "add", "--all")
+    git(repo, "commit", "--quiet", "--message", "with a library, and a link that nobody explains")
+    tree = await spaces.prepare(of_repo(repo))
+    assert any((tree.path / "lib").iterdir())
+    assert not list((tree.path / "unnamed").iterdir())
+    write(tree)
+    assert "new.txt" in files_of(repo, (await saved(spaces, tree)).commit)
+
+
+async def test_a_tree_with_nothing_but_hidden_files_is_saved_and_they_are_not(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    names = git(tree.path, "ls-files").splitlines()
+    git(tree.path, "rm", "--quiet", *names[1:])
+    git(tree.path, "commit", "--quiet", "--message", "one file")
+    git(tree.path, "update-index", "--skip-worktree", names[0])
+    (tree.path / names[0]).write_text("hidden")
+    done = await saved(spaces, tree)
+    assert git(repo, "show", f"{done.commit}:{names[0]}") != "hidden"
