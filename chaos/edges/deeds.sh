@@ -275,7 +275,7 @@ head -c 5000 /dev/urandom > lfs-@N@.bin
 git add -A
 git commit -q --no-verify -m 'large @N@'
 
-#: remove-origin
+#: remove-origin; last
 git remote remove origin || true
 make without-origin-@N@
 

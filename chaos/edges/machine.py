@@ -57,7 +57,7 @@ class Spec:
             seats=self.seats,
             workspaces=tuple((name, Path(path)) for name, path in self.workspaces),
             long_poll_s=2.0,
-            checkpoint_every_s=0.15,
+            checkpoint_every_s=0.4,
             drain_grace_s=5.0,
             detect=False,
             sandbox=Mode(self.sandbox),

@@ -100,7 +100,7 @@ def plan_of(seed: int, *, has_lfs: bool, favours: tuple[str, ...] = ()) -> EdgeP
     have |= {"lfs"} if has_lfs and not served and kind == "bare" else set()
     may = [deed for deed in DEEDS if not deed.needs or deed.needs in have]
     wanted = [deed for deed in may if deed.name in favours]
-    jobs = tuple(_job(chance, f"j{number}", may, wanted) for number in range(1, chance.choice((2, 2, 3, 3, 4)) + 1))
+    jobs = tuple(_job(chance, f"j{number}", may, wanted) for number in range(1, chance.choice((2, 2, 2, 3)) + 1))
     return EdgePlan(seed, kind, served, jobs, _faults(chance, kind, served, favours))
 
 

@@ -26,11 +26,10 @@ class Source:
     def refuse(self, refused: bool) -> None:
         hook = self.git_dir / "hooks" / "pre-receive"
         hook.parent.mkdir(exist_ok=True)
-        if refused:
-            hook.write_text(REFUSES)
-            hook.chmod(0o755)
-        else:
-            hook.unlink(missing_ok=True)
+        part = hook.with_suffix(".part")
+        part.write_text(REFUSES if refused else "#!/bin/sh\nexit 0\n")
+        part.chmod(0o755)
+        part.replace(hook)  # a push may be at it
 
 
 def run(where: Path, *argv: str) -> str:
