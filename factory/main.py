@@ -25,6 +25,7 @@ from bus.subjects import client_name, inbox_prefix
 from factory.detect import detected_here
 from factory.engines.port import EngineAdapter
 from factory.engines.shell import ShellEngine
+from factory.git.environment import FACTORY
 from factory.identity import Identity
 from factory.life import Life, Parts
 from factory.link.bus import BusLink
@@ -32,6 +33,7 @@ from factory.link.failover import FailoverLink
 from factory.link.log_link import LogLink
 from factory.link.rest import RestLink
 from factory.log_delivery import LogDelivery
+from factory.marked import end_marked
 from factory.opening import FencedSession, MachineWords
 from factory.outbox import Outbox
 from factory.ports import Launch, Place, Vitals
@@ -141,6 +143,9 @@ async def run(settings: Settings, edges: Edges | None = None) -> None:
         left_over = await end_left_over_launchers(settings.data / "terms")
         if left_over:
             log.warning("%d engine(s) of an earlier session are ended", left_over)
+        if await end_marked(FACTORY, str(settings.data)):
+            log.warning("git of an earlier session is ended")
+        os.environ[FACTORY] = str(settings.data)
         if settings.scratch.exists():  # of terms that nobody will go on with
             await asyncio.to_thread(remove_folder, settings.scratch)
         await bus.start()

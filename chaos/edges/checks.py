@@ -67,7 +67,8 @@ def broken(played: Played) -> list[Broken]:
     if played.gave_up is not None:
         return [Broken("4", f"not over after a minute: {played.gave_up}"), *_blame(played)]
     terms = list(_terms(played))
-    found = [*_blame(played), *_strangers(played, terms), *_untouched(played)]
+    left = [Broken("16", f"it still runs, and nobody waits for it: {command}") for command in played.left_running]
+    found = [*left, *_blame(played), *_strangers(played, terms), *_untouched(played)]
     for term in terms:
         found += _kept(played, term)
     return found

@@ -22,6 +22,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bus.none import NoBus
 from bus.server import free_port
 from chaos.edges import truth
@@ -55,6 +57,7 @@ BACK_S = 0.2
 DRAIN_WITHIN_S = 15.0
 TIMERS = Timers.for_lease_ttl(30.0).with_values(promoter_s=0.1, sweeper_s=0.2, reaper_s=0.2)
 CANARY = "canary-7f3a"
+MARKS = ("GIGAFACTORY_TERM", "GIGAFACTORY_FACTORY")
 FINISHED = (Stage.SHIPPED, Stage.FAILED, Stage.DEAD_LETTER)
 Doc = dict[str, Any]
 
@@ -97,6 +100,7 @@ class Played:
     before: dict[str, str] = field(default_factory=dict)
     bytes_before: dict[str, bytes] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
+    left_running: list[str] = field(default_factory=list)
     gave_up: str | None = None
     seconds: float = 0.0
 
@@ -265,6 +269,7 @@ class World:
             for machine in self.machines.values():
                 await machine.drained()
             await self._note_ends()
+            played.left_running = running_in(played.folder)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -376,6 +381,17 @@ class World:
         with contextlib.suppress(OSError):
             trees.unlink()
             aside.rename(trees)
+
+
+def running_in(folder: Path) -> list[str]:
+    """Processes that work for a machine of this world."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            env = process.environ()
+            if any(env.get(name, "").startswith(f"{folder}/") for name in MARKS):
+                found.append(" ".join(process.cmdline())[:200])
+    return found
 
 
 def damage(cache: Path, chance: random.Random) -> None:

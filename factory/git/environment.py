@@ -19,6 +19,7 @@ ASKS_NOBODY = {
 }  # empty: git then asks neither core.askPass nor SSH_ASKPASS
 NEVER = frozenset({"SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "GCM_INTERACTIVE"})
 
+FACTORY = "GIGAFACTORY_FACTORY"  # in the environment of every git that a factory runs: its data folder
 OWN = ("GIGAFACTORY_", "AQ_FLEET_", "COSMOS_")  # the factory's own: nothing that it starts needs to know
 
 _passed = re.compile(
@@ -37,7 +38,7 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
 
 def factory_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """For a git that the factory runs itself: it never asks, and commits under the factory's name."""
-    env = {name: value for name, value in inherited(os.environ).items() if not name.startswith(OWN)}
+    env = {name: value for name, value in inherited(os.environ).items() if not name.startswith(OWN) or name == FACTORY}
     for role in ("AUTHOR", "COMMITTER"):
         for name, value in IDENTITY.items():
             env[f"GIT_{role}_{name}"] = value
