@@ -181,7 +181,7 @@ class ScriptedTrees:
         clean = state.saved == state.changes
         self._note(tree, "deleted", clean=clean, pushed=clean and tree.remote is not None)
 
-    async def quarantine(self, tree: Worktree) -> Path | None:
+    async def quarantine(self, tree: Worktree, why: str) -> Path | None:
         self._of(tree).kept = True
         self._note(tree, "quarantined")
         return tree.path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from schemas import job as jobs
@@ -27,8 +27,11 @@ FACTORY_COLUMNS = ("id", "health", "transport", "seats", "engines", "capabilitie
 
 
 def clock_time(text: str | None) -> str:
-    """HH:MM:SS of a timestamp, UTC."""
-    return datetime.fromisoformat(text).strftime("%H:%M:%S") if text else "-"
+    """HH:MM:SS of a timestamp, UTC; of another day than today with its date."""
+    if not text:
+        return "-"
+    at = datetime.fromisoformat(text).astimezone(UTC)
+    return at.strftime("%H:%M:%S" if at.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%S")
 
 
 def plain(text: str) -> str:
@@ -90,13 +93,14 @@ def wanted_of_a_person(job: dict[str, Any]) -> str | None:
     return None
 
 
-def job_facts(job: dict[str, Any], runs: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """One job as lines of (name, value)."""
+def job_facts(job: dict[str, Any], runs: Sequence[dict[str, Any]], phase: str | None = None) -> list[tuple[str, str]]:
+    """One job as lines of (name, value). `phase`: what its holder is doing."""
     result = job.get("result") or {}
     facts = [
         ("id", job["id"]),
         ("title", plain(job["title"])),
         ("stage", f"{job['stage']} since {clock_time(job['stageSince'])}"),
+        *([("doing", plain(phase))] if phase else []),
         ("engine", job["engine"]),
         ("needs", ", ".join(job["capabilities"]) or "nothing in particular"),
         ("repository", plain(job.get("repo") or job.get("cwd") or "none: an empty tree")),

@@ -105,7 +105,9 @@ class Inbox:
     def _heard_roster(self, message: Message) -> None:
         try:
             note = RosterNote.model_validate_json(message.data)
-            self._ctx.roster.note(FactoryDoc.model_validate(note.factory), heard=True)
+            factory = FactoryDoc.model_validate(note.factory)
+            self._ctx.roster.note(factory, heard=True)
+            self._ctx.roster.note_holding(factory.id, note.holding)
         except ValidationError as error:
             log.warning("a roster note was left out: %s", validation_sentence(error))
 

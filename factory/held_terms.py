@@ -73,6 +73,7 @@ class HeldTerms:
                 job_id=one.term.grant.job_id,
                 lease_epoch=one.term.grant.lease_epoch,
                 progress_at=self._progress_at(one.term.state),
+                phase=one.term.state.phase,
             )
             for one in self._running.values()
         )

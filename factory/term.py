@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 SUMMARY_CHARS = 2000
 VERIFY_TAIL_CHARS = 2000
 LOOK_S = 1.0
+PHASE_CHARS = 200
 NAMED_MAX = 5  # files in a sentence
 SAYS = "[gigafactory] "  # how a line of the factory's begins in a log
 RELEASED = (Outcome.RELEASED, Outcome.PREEMPTED, Outcome.CANCELLED)
@@ -201,13 +202,16 @@ class Term:
             end = self._failed(f"the factory made a mistake: {error!r}", output)
         finally:
             output.close()
+        if output.not_kept is not None:
+            summary = f"{output.not_kept}\n{end.result.summary or ''}"
+            end = replace(end, result=end.result.model_copy(update={"summary": summary}))
         return replace(end, tree=tree, insights=end.insights.model_copy(update={"log_bytes": output.size}))
 
     async def tidy(self, end: TermEnd, *, superseded: bool) -> None:
         """After the report: a tree that is pushed whole goes; a fenced one, or one with more in it, is kept."""
         try:
             if end.tree is not None and (superseded or not await self._is_cleaned_up(end.tree)):
-                kept = await self.tools.trees.quarantine(end.tree)
+                kept = await self.tools.trees.quarantine(end.tree, _why_kept(end.tree, superseded=superseded))
                 log.info("the tree of %s is kept in %s", self.grant.job_id, kept)
         except (GitError, OSError) as error:
             log.warning("the tree of %s stays where it is: %s", self.grant.job_id, error)
@@ -227,17 +231,13 @@ class Term:
         if self.grant.publish_only and self.grant.checkpoint is not None:
             work.over = await self.tools.trees.settle(work.tree)
             done = SavedWork(self.grant.checkpoint.commit, None, {})
-            return await self._publish(work, done, Verified(), "published as it was verified before")
+            return await self._publish(work, done, Verified(), "published as it was verified before", output)
         return await self._work(work, self.tools.adapter.command(self.grant, self.tools.folders.control), output)
 
     async def _prepare(self, output: TermLog) -> tuple[Worktree | None, EndReason | None]:
         """Work like any other: it is ended when the term must end, and nothing of it is left then."""
 
-        def tell(line: str) -> None:
-            output.take(f"{SAYS}{line}\n".encode(errors="replace"))
-            self._begins = output.heard
-
-        preparing = asyncio.create_task(self.tools.trees.prepare(self.grant, tell))
+        preparing = asyncio.create_task(self.tools.trees.prepare(self.grant, lambda line: self._tell(output, line)))
         try:
             cut = await self._watch(preparing, lambda _cut: preparing.cancel())
             made = cut is None or (preparing.done() and not preparing.cancelled())  # what is made is tidied by its end
@@ -246,8 +246,15 @@ class Term:
             preparing.cancel()
             await asyncio.gather(preparing, return_exceptions=True)
 
+    def _tell(self, output: TermLog, phase: str) -> None:
+        """In the log, and with the next heartbeat."""
+        self.state.phase = phase[:PHASE_CHARS]
+        output.take(f"{SAYS}{phase}\n".encode(errors="replace"))
+
     async def _work(self, work: Work, command: Command, output: TermLog) -> TermEnd:
         """Executed, claimed, saved and verified are different things, and all of them are of this one term."""
+        self._tell(output, f"engine: {self.grant.engine}")
+        self._begins = output.heard
         saver = asyncio.create_task(work.save_regularly())
         try:
             ran = await self._run_program(work, command.argv, command.env, output)
@@ -273,7 +280,7 @@ class Term:
         verified = await self._verify(work, output)
         if verified.cut is not None:
             return await self._cut_short(verified.cut, work, saved.checkpoint)
-        return await self._publish(work, saved, verified, said)
+        return await self._publish(work, saved, verified, said, output)
 
     async def _save(self, work: Work) -> SavedWork | None:
         """Before it is verified, so that what is shipped is what was verified, without what verify left."""
@@ -291,7 +298,7 @@ class Term:
     async def _verify(self, work: Work, output: TermLog) -> Verified:
         evidence: tuple[VerifyEvidence, ...] = ()
         for command in self.grant.verify:
-            output.take(f"{SAYS}verify: {command}\n".encode(errors="replace"))
+            self._tell(output, f"verify: {command}")
             before = output.heard
             ran = await self._run_program(work, ("sh", "-c", command), {}, output)
             if ran.cut is not None:
@@ -302,13 +309,15 @@ class Term:
                 break
         return Verified(evidence)
 
-    async def _publish(self, work: Work, saved: SavedWork, verified: Verified, said: str) -> TermEnd:
+    async def _publish(self, work: Work, saved: SavedWork, verified: Verified, said: str, output: TermLog) -> TermEnd:
         """What is verified gets its branch: the work as it was before verify."""
         failed, trees = verified.failed, self.tools.trees
         branch = None
         notes = [*work.told(), *(await self._changed_by_verify(work, saved, verified))]
         try:
             if failed is None and work.is_trusted():
+                if work.tree.remote is not None:
+                    self._tell(output, f"pushing {work.tree.branch}")
                 branch = await trees.publish(work.tree, saved.commit)
         except GitError as error:
             result = Result(
@@ -423,6 +432,12 @@ class Term:
 
     def _now(self) -> float:
         return self.tools.clock.boot_s()
+
+
+def _why_kept(tree: Worktree, *, superseded: bool) -> str:
+    if superseded:
+        return "its term was over before its end was told: the job may go on elsewhere, from the last checkpoint"
+    return "; ".join(tree.notes) or "something in it is saved nowhere else"
 
 
 def _blameless(why: str, *, anywhere: bool) -> TermEnd:

@@ -124,6 +124,7 @@ class TermLog:
         self._end = End()
         self._tail = ""
         self._heard = 0
+        self.not_kept: str | None = None  # why, in a sentence
         try:
             file.open()
         except OSError as error:
@@ -176,6 +177,7 @@ class TermLog:
     def _not_kept(self, error: OSError) -> None:
         """Said once: here, in what is sent, and in the tail that the report is made of."""
         log.warning("the log of %s is not kept any further: %s", self._job_id, error)
+        self.not_kept = f"not all of the log is kept: {error.strerror}"
         mark = NOT_KEPT.format(error.strerror)
         self._remember(mark)
         self._append(mark.encode())

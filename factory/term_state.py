@@ -49,6 +49,7 @@ class TermState:
     fenced: bool = False
     start_acknowledged: bool = False
     checkpoint_number: int = 0
+    phase: str | None = None  # what is being done, in a few words
 
     def __post_init__(self) -> None:
         self.start_acknowledged = self.grant.started

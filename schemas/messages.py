@@ -203,7 +203,10 @@ class ReportAnswer(WireMessage):
 
 
 class Holding(TermRef):
+    """`phase`: what is being done in the term, in a few words."""
+
     progress_at: Timestamp | None = None
+    phase: ShortText | None = None
 
 
 class HeartbeatRequest(FromFactory):
@@ -268,3 +271,4 @@ class RosterNote(WireMessage):
 
     factory: dict[str, Any]
     heard_at: Timestamp
+    holding: tuple[Holding, ...] = ()

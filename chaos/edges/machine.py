@@ -170,8 +170,8 @@ class SeenTrees(Workspaces):
         self._tell("tidied", tree, gone=gone)
         return gone
 
-    async def quarantine(self, tree: Worktree) -> Path | None:
-        kept = await super().quarantine(tree)
+    async def quarantine(self, tree: Worktree, why: str) -> Path | None:
+        kept = await super().quarantine(tree, why)
         self._tell("kept", tree, path=str(kept))
         return kept
 

@@ -60,10 +60,10 @@ def shared_mirror(replace: Patch) -> None:
 def snapshot_after_verify(replace: Patch) -> None:
     before = Term._publish
 
-    async def publish(self: Term, work: Work, saved: SavedWork, verified: Any, said: str) -> Any:
+    async def publish(self: Term, work: Work, saved: SavedWork, *rest: Any) -> Any:
         work.over, work.tree.settled = False, False
         later = await self._save(work)
-        return await before(self, work, later or saved, verified, said)
+        return await before(self, work, later or saved, *rest)
 
     replace(Term, "_publish", publish)
 

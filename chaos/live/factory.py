@@ -134,8 +134,8 @@ class NotedTrees(Workspaces):
             self._tell(tree, "deleted", clean=clean, pushed=pushed)
         return gone
 
-    async def quarantine(self, tree: Worktree) -> Path | None:
-        kept = await super().quarantine(tree)
+    async def quarantine(self, tree: Worktree, why: str) -> Path | None:
+        kept = await super().quarantine(tree, why)
         if kept is not None:
             self._tell(tree, "quarantined")
         return kept

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from typing import NamedTuple
 
 import httpx
 
+from console import view
 from console.client import HOME, Client, CoordinatorUnreachable, Target
 from schemas.errors import FleetError
 
@@ -77,8 +80,20 @@ def accepted(target: Target) -> Finding:
 
 def kept_trees(home: Path = HOME) -> list[Finding]:
     """Work of fenced or broken terms, kept for a person to look at."""
-    folders = sorted(home.glob("factories/*/work/quarantine/*/*"))
-    return [Finding("quarantine", None, f"{path}: look at its tree, then remove it") for path in folders]
+    return [Finding("kept", None, _kept(folder)) for folder in sorted(home.glob("factories/*/work/quarantine/*/*"))]
+
+
+def _kept(folder: Path) -> str:
+    """What it is, why it is there, and how it goes."""
+    try:
+        told = json.loads((folder / "kept.json").read_text(encoding="utf-8"))
+        why, at = str(told["why"]), str(told["at"])
+    except (OSError, ValueError, KeyError, TypeError):
+        why, at = "an older release did not say why", "an unknown time"
+    where = folder / "tree" if (folder / "tree").is_dir() else folder
+    what = f"job {folder.parent.name}, term {folder.name} on {folder.parents[3].name}, since {at}: {view.plain(why)}"
+    look, remove = (shlex.join(words) for words in (("git", "-C", str(where), "status"), ("rm", "-rf", str(folder))))
+    return f"{what}. Look: {look}. Done with it: {remove}"
 
 
 def capabilities(target: Target | None, home: Path = HOME) -> list[Finding]:

@@ -221,12 +221,13 @@ def jobs(
 def job(job_id: JobId, as_json: Json = False) -> None:
     """Show one job and its runs."""
     with asking() as client:
-        found = client.get(_path(job_id))["job"]
+        answer = client.get(_path(job_id))
+        found = answer["job"]
         runs = client.get(_path(job_id, "/runs"))["runs"]
         if as_json:
-            _print_json({"job": found, "runs": runs})
+            _print_json({**answer, "runs": runs})
             return
-        for name, value in view.job_facts(found, runs):
+        for name, value in view.job_facts(found, runs, answer.get("phase")):
             typer.echo(f"{name:<11} {value}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from runtime.clock import Clock
 from schemas.events import EventType, Reported
 from schemas.factory import FactoryDoc, Health
 from schemas.job import Job
+from schemas.messages import Holding
 from schemas.outcome import Outcome
 from schemas.projections import EventDoc
 
@@ -24,6 +26,7 @@ class Entry:
     doc: FactoryDoc
     heard_at_s: float | None = None  # on the clock since boot; None: never by this coordinator
     stored_at_s: float | None = None
+    phases: Mapping[tuple[str, int], str] = field(default_factory=dict)  # of terms, as last heard
     last_repos: deque[str] = field(default_factory=lambda: deque(maxlen=REPOS_REMEMBERED))
 
 
@@ -58,6 +61,18 @@ class Roster:
             heard_at_s=now_s if heard else entry.heard_at_s,
             stored_at_s=now_s if stored else entry.stored_at_s,
         )
+
+    def note_holding(self, factory_id: str, holding: Iterable[Holding]) -> None:
+        """What a factory says that it does in its terms."""
+        entry = self._entries.get(factory_id)
+        if entry is not None:
+            phases = {(one.job_id, one.lease_epoch): one.phase for one in holding if one.phase is not None}
+            self._entries[factory_id] = replace(entry, phases=phases)
+
+    def phase_of(self, job: Job) -> str | None:
+        """What is being done in its term, as far as it was heard."""
+        entry = self._entries.get(job.holder.factory_id) if job.holder is not None else None
+        return entry.phases.get((job.id, job.lease_epoch)) if entry is not None else None
 
     def heard(self, factory_id: str) -> None:
         """Any authenticated call is a sign of life."""

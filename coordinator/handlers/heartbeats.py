@@ -96,7 +96,9 @@ async def note_heartbeat(ctx: Context, stored: StoredFactory, request: Heartbeat
     if changed or silent_s is None or silent_s >= ctx.timers.roster_store_s:
         heard = await change_factory(ctx, factory.id, heard_now, stored)
     ctx.roster.note(heard, heard=True, stored=False)
-    ctx.publisher.send_roster(factory.id, RosterNote(factory=heard.to_doc() | {"tokenHashes": []}, heard_at=now))
+    ctx.roster.note_holding(factory.id, request.holding)
+    note = RosterNote(factory=heard.to_doc() | {"tokenHashes": []}, heard_at=now, holding=request.holding)
+    ctx.publisher.send_roster(factory.id, note)
     if was_down or changed:
         ctx.ready.wake()
         ctx.capacity.announce()

@@ -40,7 +40,10 @@ class JobDetail(JobRow):
 
 
 class JobAnswer(Schema):
+    """`phase`: what its holder is doing, as it said last."""
+
     job: JobDetail
+    phase: str | None = None
 
 
 class JobsPage(Schema):

@@ -131,5 +131,6 @@ async def list_jobs(
 
 @router.get("/{job_id}", summary="One job, with its manifest", responses=answers(examples.JOB_ANSWER))
 async def get_job(request: Request, principal: Anybody, job_id: str) -> JobAnswer:
-    job = await read_found(context_of(request), job_key(request, principal, job_id))
-    return JobAnswer(job=JobDetail.of_job(job, await read_body(context_of(request), job)))
+    ctx = context_of(request)
+    job = await read_found(ctx, job_key(request, principal, job_id))
+    return JobAnswer(job=JobDetail.of_job(job, await read_body(ctx, job)), phase=ctx.roster.phase_of(job))

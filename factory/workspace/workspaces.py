@@ -16,6 +16,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from factory.git.run import GitError, git
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 
 WHOLE = "term.json"  # a folder without it had no engine
 PUT_BY = "pushed.json"
-OWN_ENTRIES = ("tree", "vault.git", WHOLE, PUT_BY)
+KEPT = "kept.json"
+OWN_ENTRIES = ("tree", "vault.git", WHOLE, PUT_BY, KEPT)
 KEYS = ("repo:", "ref:", "cwd:", "checkpoint:", "submodule ", "the checkpoint ")
 
 
@@ -70,7 +72,7 @@ class Workspaces:
         try:
             self._tmp.mkdir(parents=True, exist_ok=True)
             if folder.exists():  # the same term twice, as no two sessions should
-                await self._set_aside(folder)
+                await self._set_aside(folder, "its term was begun a second time")
             folder.mkdir(parents=True)
             try:
                 term = await self._preparing.prepare(grant, folder, progress)
@@ -149,10 +151,10 @@ class Workspaces:
             self._sweep_later(term.folder)
         return True
 
-    async def quarantine(self, tree: Worktree) -> Path | None:
+    async def quarantine(self, tree: Worktree, why: str) -> Path | None:
         """Out of the way of a successor, and kept: it is complete by itself. None: it is gone already."""
         term = _of(tree)
-        return await self._set_aside(term.folder) if term.folder.exists() else None
+        return await self._set_aside(term.folder, why) if term.folder.exists() else None
 
     def quarantined(self) -> list[Path]:
         """Their trees."""
@@ -173,7 +175,7 @@ class Workspaces:
             if not folder.is_dir():
                 continue
             if (folder / WHOLE).exists():
-                await self._set_aside(folder)
+                await self._set_aside(folder, "its factory ended in the middle of the term")
                 moved += 1
             else:  # it had no engine
                 await asyncio.to_thread(remove_folder, folder)
@@ -189,7 +191,7 @@ class Workspaces:
             await asyncio.to_thread(remove_folder, folder)
         else:
             log.warning("%s is not what its term saved: it is kept in quarantine", folder)
-            await self._set_aside(folder)
+            await self._set_aside(folder, "somebody worked in it after its term")
         with contextlib.suppress(OSError):  # other terms of the job are in there
             folder.parent.rmdir()
 
@@ -199,7 +201,7 @@ class Workspaces:
 
     def _put_by(self, term: TermRepository) -> None:
         doc = {"base": term.base, "granted": dict(term.granted), "kept": term.kept, "pushed": term.pushed}
-        (term.folder / PUT_BY).write_text(json.dumps(doc))
+        _write_anew(term.folder / PUT_BY, doc)
         finished = self._root / "finished" / term.job_id / str(term.lease_epoch)
         finished.parent.mkdir(parents=True, exist_ok=True)
         term.folder.rename(finished)
@@ -231,8 +233,11 @@ class Workspaces:
             log.info("%s: %s", folder, error)
             return False
 
-    async def _set_aside(self, folder: Path) -> Path:
+    async def _set_aside(self, folder: Path, why: str) -> Path:
+        """With a note for whoever finds it."""
         kept = _moved(folder, self._root / "quarantine" / folder.parent.name / folder.name)
+        with contextlib.suppress(OSError):
+            _write_anew(kept / KEPT, {"why": why, "at": datetime.now(UTC).isoformat(timespec="seconds")})
         with contextlib.suppress(GitError, OSError):  # worktrees that the engine made in it know it by its old place
             git_dir = kept / "tree" / ".git"
             inner = [str(linked.path) for linked in linked_worktrees(git_dir, await read_refs(git_dir))]
@@ -248,6 +253,13 @@ class Workspaces:
         task = asyncio.create_task(_swept(doomed))
         self._sweeping.add(task)
         task.add_done_callback(self._sweeping.discard)
+
+
+def _write_anew(path: Path, doc: Mapping[str, object]) -> None:
+    """Never through a link that an engine may have put there."""
+    path.unlink(missing_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        json.dump(doc, file)
 
 
 def _beside_the_tree(folder: Path, saved: Collection[Path]) -> tuple[str, ...]:

@@ -146,8 +146,13 @@ def test_the_doctor_tells_of_trees_that_are_kept(tmp_path: Path) -> None:
     tree = tmp_path / "factories/f1/work/quarantine/j1/3"
     tree.mkdir(parents=True)
     (finding,) = doctor.kept_trees(tmp_path)
-    assert (finding.what, finding.ok) == ("quarantine", None)
-    assert str(tree) in finding.says
+    assert (finding.what, finding.ok) == ("kept", None)
+    assert f"rm -rf {tree}" in finding.says
+    (tree / "tree").mkdir()
+    (tree / "kept.json").write_text('{"why": "not saved: x", "at": "2030-01-01T00:00:00+00:00"}')
+    (finding,) = doctor.kept_trees(tmp_path)
+    says = f"job j1, term 3 on f1, since 2030-01-01T00:00:00+00:00: not saved: x. Look: git -C {tree}/tree status."
+    assert finding.says == f"{says} Done with it: rm -rf {tree}"
 
 
 def test_the_doctor_looks_for_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -20,14 +21,16 @@ def test_every_stage_and_health_has_a_badge() -> None:
 
 
 def test_a_time_is_shown_short_and_none_as_a_dash() -> None:
-    assert view.clock_time("2030-01-01T12:34:56.789000Z") == "12:34:56"
+    assert view.clock_time("2030-01-01T12:34:56.789000Z") == "2030-01-01 12:34:56"
+    today = datetime.now(UTC).replace(hour=12, minute=34, second=56)
+    assert view.clock_time(today.isoformat()) == "12:34:56"
     assert view.clock_time(None) == "-"
 
 
 def test_a_jobs_row_has_a_cell_for_each_column() -> None:
     row = view.job_row(JOB)
     assert len(row) == len(view.JOB_COLUMNS)
-    assert row == (common.JOB_ID, "queued", "normal", "Add a dark mode.", "-", "0", "12:00:00")
+    assert row == (common.JOB_ID, "queued", "normal", "Add a dark mode.", "-", "0", "2030-01-01 12:00:00")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,7 @@ def test_a_jobs_facts_name_what_it_needs_and_where_it_works() -> None:
     assert told["needs"] == "nothing in particular"
     assert told["repository"] == "https://git.example/shop.git"
     assert told["retries"] == "0 of 2 used"
-    assert told["stage"] == "queued since 12:00:00"
+    assert told["stage"] == "queued since 2030-01-01 12:00:00"
     assert not {"blocked", "checkpoint", "result", "branch", "verify"} & set(told)
     assert facts(repo=None, cwd="/work/shop")["repository"] == "/work/shop"
     assert facts(repo=None)["repository"] == "none: an empty tree"

@@ -92,7 +92,7 @@ async def test_old_finished_trees_go_and_those_that_are_young_or_not_acknowledge
 
 
 async def test_trees_in_quarantine_and_trees_of_terms_that_run_are_never_touched(machine: Machine) -> None:
-    kept = await machine.spaces.quarantine(await machine.spaces.prepare(grant("kept")))
+    kept = await machine.spaces.quarantine(await machine.spaces.prepare(grant("kept")), "a test")
     running = await machine.spaces.prepare(grant("running"))
     assert kept is not None
     for path in (kept, running.path):

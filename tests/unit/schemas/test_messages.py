@@ -18,6 +18,7 @@ TERM = f'"term": {{"leaseLeftS": 60.0, "renewEveryS": 20.0, "startWithinS": 30.0
 STOP = '"stop": {"kind": "cancel", "byS": 30.0, "reason": "wrong branch"}'
 ASKER = '"v": 1, "factoryId": "f1", "sessionId": "s1", "askNo": 7'
 JOB = '"productId": "shop", "jobId": "j1", "leaseEpoch": 2'
+HELD = f'{{{JOB}, "progressAt": {AT}, "phase": "verify: make"}}'
 CHECKPOINT = (
     f'"checkpoint": {{"ref": "refs/gigafactory/j1/2", "commit": "{"a" * 40}", "at": {AT}, "leaseEpoch": 2, '
     '"number": 3, "local": "f1"}'
@@ -73,7 +74,7 @@ GOLDEN: dict[str, str] = {
         f'"reportError": {ERROR}, "next": {CLAIM_ANSWER}, "nextError": {ERROR}}}'
     ),
     "HeartbeatRequest": (
-        f'{{{ASKER}, "sessionNo": 4, "holding": [{{{JOB}, "progressAt": {AT}}}], "pending": ["r2"], "seatLimit": 2, '
+        f'{{{ASKER}, "sessionNo": 4, "holding": [{HELD}], "pending": ["r2"], "seatLimit": 2, '
         '"seatsUsed": 1, "load": 0.5, "health": "degraded", "transport": "rest", "draining": true, "unfit": "no disk", '
         '"engines": ["claude"], "freeDiskBytes": 1000}'
     ),
@@ -86,7 +87,7 @@ GOLDEN: dict[str, str] = {
         f'"now": {AT}}}'
     ),
     "Control": f'{{"v": 1, "order": "preempt", {JOB}, "byS": 30.0, "reason": "a critical job waits"}}',
-    "RosterNote": f'{{"v": 1, "factory": {{"id": "f1", "load": 0.5}}, "heardAt": {AT}}}',
+    "RosterNote": f'{{"v": 1, "factory": {{"id": "f1", "load": 0.5}}, "heardAt": {AT}, "holding": [{HELD}]}}',
 }
 
 

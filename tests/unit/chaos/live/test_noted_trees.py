@@ -133,7 +133,7 @@ async def test_a_look_before_the_clean_up_does_not_change_what_is_in_the_tree(no
 async def test_a_tree_in_quarantine_is_noted_and_kept(noted: Noted, repo: Path) -> None:
     tree = await noted.trees.prepare(of_repo(repo))
     work(tree)
-    kept = await noted.trees.quarantine(tree)
+    kept = await noted.trees.quarantine(tree, "a test")
     assert noted.last() == {"does": "quarantined"}
     assert kept is not None
     assert (kept / "new.txt").read_text() == "work\n"

@@ -349,7 +349,7 @@ async def test_a_tree_in_quarantine_is_complete_by_itself(spaces: Workspaces, re
     made = commit(tree.path)
     git(tree.path, "worktree", "add", "--quiet", "--detach", str(tree.path / "ignored" / "helper"))
     write(tree, "ignored/helper/draft.txt")
-    kept = await spaces.quarantine(tree)
+    kept = await spaces.quarantine(tree, "a test")
     assert kept is not None
     shutil.rmtree(tmp_path / "one" / "cache")
     assert git(kept, "fsck", "--strict") == ""
@@ -410,7 +410,7 @@ async def test_what_a_job_writes_beside_its_tree_is_named_and_keeps_it(spaces: W
     assert not await spaces.settle(tree)
     assert "notes.md" in tree.notes[-1]
     assert not await spaces.clean_up(tree)
-    kept = await spaces.quarantine(tree)
+    kept = await spaces.quarantine(tree, "a test")
     assert kept is not None
     assert (kept.parent / "notes.md").read_text() == "beside\n"
 

@@ -203,7 +203,7 @@ async def test_a_scratch_tree_begins_empty_and_is_resumed_on_the_same_machine_on
     assert await spaces.publish(first, kept.commit) is None
     resumed = grant(lease_epoch=2, checkpoint=checkpoint(kept.ref, kept.commit))
     assert ((await spaces.prepare(resumed)).path / "new.txt").read_text() == "work\n"
-    await spaces.quarantine(first)
+    await spaces.quarantine(first, "a test")
     again = grant(lease_epoch=3, checkpoint=checkpoint(kept.ref, kept.commit))
     assert ((await spaces.prepare(again)).path / "new.txt").read_text() == "work\n"
     elsewhere = Workspaces(tmp_path / "other", {})
@@ -284,9 +284,9 @@ async def test_a_tree_in_quarantine_is_kept_whole_and_out_of_its_successors_way(
     for text in ("first\n", "second\n"):  # the same term twice, as no two sessions should
         tree = await spaces.prepare(of_repo(repo))
         work(tree, text=text)
-        kept.append(await spaces.quarantine(tree))
+        kept.append(await spaces.quarantine(tree, "a test"))
         assert not tree.path.exists()
-        assert await spaces.quarantine(tree) is None
+        assert await spaces.quarantine(tree, "a test") is None
     assert [(path / "new.txt").read_text() for path in kept if path] == ["first\n", "second\n"]
     assert spaces.quarantined() == sorted(path for path in kept if path)
     assert kept[0] == tmp_path / "one" / "quarantine" / "job1" / "1" / "tree"
