@@ -39,6 +39,7 @@ from factory.outbox import Outbox
 from factory.ports import Launch, Place, Vitals
 from factory.process import EngineProcess, end_left_over_launchers
 from factory.prune import Pruner
+from factory.ref_sweeper import RefSweeper
 from factory.session import Session
 from factory.surroundings.folders import FolderRoots, scratch_root
 from factory.surroundings.sandbox import Mode, Sandbox, chosen
@@ -82,6 +83,7 @@ class Settings:
     idle_limit_s: float | None = None
     drain_grace_s: float = Timers.drain_grace_s
     keep_s: float = Timers.keep_s
+    keep_refs_s: float = Timers.keep_refs_s
     detect: bool = True
     sandbox: Mode = Mode.OFF
     hidden: tuple[Path, ...] = ()
@@ -164,7 +166,8 @@ async def run(settings: Settings, edges: Edges | None = None) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError):  # Windows has no such handlers: Ctrl-C ends it at once
                 loop.add_signal_handler(number, life.drain)
-        pruner = Pruner(settings.data, workspaces, life.is_live, SystemClock(), settings.keep_s)
+        refs = RefSweeper(workspaces, rest.ended_jobs, settings.keep_refs_s)
+        pruner = Pruner(settings.data, workspaces, life.is_live, SystemClock(), settings.keep_s, refs)
         pruning = asyncio.create_task(pruner.run(), name="pruning")
         await life.run()
     finally:
@@ -300,6 +303,9 @@ def main(
         list[str] | None, typer.Option(help="A variable that jobs get, or its beginning and a *; repeat it.")
     ] = None,
     keep_days: Annotated[float, typer.Option(min=0, help="Days that finished trees and term folders are kept.")] = 7.0,
+    keep_refs_days: Annotated[
+        float, typer.Option(min=0, help="Days after a job's end that refs/gigafactory/JOB stays in its source.")
+    ] = 30.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Runs one factory until it is drained (SIGTERM), or fenced by a newer session (exit code 78)."""
@@ -330,6 +336,7 @@ def main(
             idle_limit_s=idle_limit,
             drain_grace_s=drain_grace,
             keep_s=keep_days * 24 * 3600,
+            keep_refs_s=keep_refs_days * 24 * 3600,
             detect=detect,
             sandbox=_told(sandbox),
             hidden=_hidden(data, hide or (), token_file, bus_seed_file),

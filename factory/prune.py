@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from factory.ref_sweeper import RefSweeper
 from factory.workspace.workspaces import Workspaces
 from runtime.clock import Clock
 from runtime.settings import Timers
@@ -36,6 +37,7 @@ class Pruner:
     is_live: Callable[[str, int], bool]
     clock: Clock
     keep_s: float = Timers.keep_s
+    refs: RefSweeper | None = None
 
     async def run(self) -> None:
         while True:
@@ -44,6 +46,8 @@ class Pruner:
             except OSError as error:  # something went away beneath it: the next pass looks again
                 log.info("nothing more is tidied away for now: %s", error)
                 full = False
+            if not full and self.refs is not None:
+                await self.refs.sweep()
             await asyncio.sleep(NEXT_PASS_S if full else PASS_EVERY_S)
 
     async def once(self) -> int:

@@ -39,6 +39,7 @@ class Timers:
     rest_timeout_s: float = 5.0
     checkpoint_every_s: float = 60.0
     drain_grace_s: float = 30.0
+    keep_refs_s: float = 30 * 24 * 3600.0  # the fleet's refs of a job in its source, from its end
     keep_s: float = 7 * 24 * 3600.0  # what finished terms left on a factory's disk
     quota_gate_s: float = 15 * 60.0  # where nobody knows when a credential is good again
     store_timeout_s: float = 5.0

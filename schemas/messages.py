@@ -15,6 +15,7 @@ from schemas.work import Checkpoint, Engine, GitCommit, GitRef, WorkOrder
 
 VERSION = 1
 SEATS_MAX = 256
+ENDED_MAX = 100
 SUMMARY_LENGTH_MAX = 4000
 LOG_CHUNK_MAX = 64 * 1024
 UNFIT_LENGTH_MAX = 500
@@ -264,6 +265,17 @@ class Control(WireMessage):
     lease_epoch: int | None = None
     by_s: float | None = None
     reason: str | None = None
+
+
+class EndedRequest(FromFactory):
+    """Of these jobs, which have been over for so many seconds?"""
+
+    job_ids: Annotated[tuple[Id, ...], Field(min_length=1, max_length=ENDED_MAX)]
+    for_s: Annotated[float, Field(ge=0, le=10 * 366 * 86400, allow_inf_nan=False)]
+
+
+class EndedAnswer(WireMessage):
+    job_ids: tuple[Id, ...]
 
 
 class RosterNote(WireMessage):

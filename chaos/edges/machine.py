@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import resource
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -113,6 +113,9 @@ class PipeLink(RestLink):
 
     async def call(self, op: str, message: dict[str, Any]) -> dict[str, Any]:
         return dict(await self._pipe.ask(op, message))
+
+    async def ended_jobs(self, job_ids: Sequence[str], for_s: float) -> Sequence[str]:
+        return list(await self._pipe.ask("ended", {"jobIds": list(job_ids), "forS": for_s}))
 
     async def send_log(self, chunk: LogChunk) -> int:
         return int(await self._pipe.ask("log", chunk.to_doc()))

@@ -32,7 +32,7 @@ from chaos.edges.plan import MACHINES, EdgePlan, Fault, JobPlan
 from chaos.edges.sources import Source, make
 from chaos.live.proxy import TcpProxy
 from coordinator.assembly import Coordinator, assemble, running
-from coordinator.handlers import actions, enrolment, intake
+from coordinator.handlers import actions, ended_jobs, enrolment, intake
 from coordinator.inbox import OPS
 from coordinator.store.job_history import read_history
 from coordinator.store.memory import MemoryStore
@@ -46,7 +46,7 @@ from schemas.errors import FleetError
 from schemas.factory import FactoryDoc
 from schemas.ids import JobKey
 from schemas.job import Job, Stage
-from schemas.messages import LogChunk
+from schemas.messages import EndedRequest, LogChunk
 
 PRODUCT = "edges"
 WITHIN_S = 30.0
@@ -237,6 +237,9 @@ class World:
             key = (chunk.job_id, chunk.lease_epoch)
             self.played.texts[key] = self.played.texts.get(key, "") + chunk.text
             return chunk.offset + len(chunk.text.encode())
+        if op == "ended":
+            asked = EndedRequest.model_validate({**message, "factoryId": machine})
+            return (await ended_jobs.ended_jobs(self._coordinator.ctx, asked)).job_ids
         model, handler = OPS[op]
         answer = (await handler(self._coordinator.ctx, model.model_validate(message))).to_doc()
         if op in ("report", "release", "checkpoint"):

@@ -15,6 +15,7 @@ from schemas.messages import (
     LOG_CHUNK_MAX,
     CheckpointRequest,
     ClaimRequest,
+    EndedRequest,
     FromFactory,
     HeartbeatRequest,
     HelloRequest,
@@ -60,6 +61,10 @@ class ClaimBody(ClaimRequest):
 
 
 class HelloBody(HelloRequest):
+    factory_id: Name | None = None  # type: ignore[assignment]
+
+
+class EndedBody(EndedRequest):
     factory_id: Name | None = None  # type: ignore[assignment]
 
 

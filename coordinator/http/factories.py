@@ -6,15 +6,15 @@ from typing import Annotated
 
 from fastapi import Body, Request
 
-from coordinator.handlers import heartbeats, sessions
+from coordinator.handlers import ended_jobs, heartbeats, sessions
 from coordinator.http.answers import FactoriesAnswer, FactoryRow, HeldJob
 from coordinator.http.app_state import context_of
 from coordinator.http.auth import Anybody, Factory, products_of
-from coordinator.http.bodies import HeartbeatBody, HelloBody, spoken_by
+from coordinator.http.bodies import EndedBody, HeartbeatBody, HelloBody, spoken_by
 from coordinator.http.examples import factories as examples
 from coordinator.http.examples.common import answers, named
 from coordinator.http.json_routes import make_router
-from schemas.messages import HeartbeatAnswer, HelloAnswer
+from schemas.messages import EndedAnswer, HeartbeatAnswer, HelloAnswer
 
 router = make_router("factories", "/api/fleet/factories")
 
@@ -65,3 +65,13 @@ async def heartbeat(
 ) -> HeartbeatAnswer:
     """Renews every term that it names; the answer says what is no longer granted and what must stop."""
     return await heartbeats.heartbeat(context_of(request), spoken_by(principal, body))
+
+
+@router.post("/ended-jobs", summary="Which jobs ended long ago", responses=answers(examples.ENDED_ANSWER))
+async def ended(
+    request: Request,
+    principal: Factory,
+    body: Annotated[EndedBody, Body(openapi_examples=named(ended=examples.ENDED))],
+) -> EndedAnswer:
+    """Of these jobs, those that have been over for `forS` seconds: what the fleet saved of them may be removed."""
+    return await ended_jobs.ended_jobs(context_of(request), spoken_by(principal, body))

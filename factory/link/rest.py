@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -63,6 +64,12 @@ class RestLink:
         headers = {"x-product-id": chunk.product_id}
         answer = await self._send("POST", path, chunk.to_doc(), headers, self._timeout_s)
         return int(answer.get("heard", chunk.offset + len(chunk.text.encode())))
+
+    async def ended_jobs(self, job_ids: Sequence[str], for_s: float) -> Sequence[str]:
+        """Those that have been over for so long. Raises Unanswered, and FleetError (an older coordinator)."""
+        body = {"jobIds": list(job_ids), "forS": for_s}
+        answer = await self._send("POST", "/api/fleet/factories/ended-jobs", body, {}, self._timeout_s)
+        return [str(job_id) for job_id in answer.get("jobIds", ())]
 
     async def _send(
         self, method: str, path: str, body: dict[str, Any], headers: dict[str, str], timeout_s: float

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ LOCK_LOOK_S = 0.02
 PACKS_MAX = 20
 NO_DEFAULT = "refs/heads/gigafactory-none"  # a HEAD that names nothing would make a clone take git's own default
 GOOD = "good"  # the file that says so, with what was looked at
+SOURCE = "source"  # the file with its URL
 BLOCK = 1 << 20
 
 CONFIG = (
@@ -103,6 +105,11 @@ class Caches:
             await self.discard(reach.url)
             return await use(await self.current(reach, there, refspecs, progress))
 
+    def sources(self) -> dict[str, Path]:
+        """The copies that there are, by URL."""
+        there = [path for path in sorted(self._root.glob("*.git")) if (path / SOURCE).is_file()]
+        return {os.fsdecode((path / SOURCE).read_bytes()): path for path in there}
+
     async def discard(self, url: str) -> None:
         path = self._path(url)
         with contextlib.suppress(OSError):
@@ -146,6 +153,7 @@ class Caches:
             await git(self._root, *init, str(new))
             append_config(new / "config", CONFIG)
             await _fetch(new, reach, there, refspecs, progress)
+            (new / SOURCE).write_bytes(os.fsencode(reach.url))
             (new / GOOD).touch()
             new.rename(path)
         finally:

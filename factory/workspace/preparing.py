@@ -40,6 +40,9 @@ class Preparing:
         self._tmp = root / "tmp"
         self._queues = KeyedQueues()
 
+    def sources(self) -> dict[str, Path]:
+        return self._caches.sources()
+
     async def prepare(self, grant: Grant, folder: Path, progress: Progress) -> TermRepository:
         """In `folder`, which is there and empty. Raises WorkspaceError, GitError and OSError."""
         checkpoint = _checked(grant.checkpoint) if grant.checkpoint is not None else None

@@ -181,6 +181,10 @@ class Workspaces:
                 await asyncio.to_thread(remove_folder, folder)
         return moved
 
+    def sources(self) -> dict[str, Path]:
+        """The copies of sources that this machine has, by URL."""
+        return self._preparing.sources()
+
     def finished(self) -> list[Path]:
         """Folders of terms without a repository that ended well; nothing is in them that was not saved then."""
         return sorted(path for path in (self._root / "finished").glob("*/*") if path.name.isdigit())

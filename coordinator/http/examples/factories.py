@@ -60,3 +60,5 @@ FACTORIES_ANSWER = {
         }
     ]
 }
+ENDED = {"jobIds": [JOB_ID, "another"], "forS": 2592000.0}
+ENDED_ANSWER = {"v": 1, "jobIds": [JOB_ID]}

@@ -39,12 +39,13 @@ FACTORIES_ONLY: list[tuple[str, str, Any]] = [
     ("POST", "/jobs/j1/logs", {**TERM, "offset": 0, "text": "x"}),
     ("POST", "/factories/hello", {"sessionId": "s1", "sessionNo": 1}),
     ("POST", "/factories/heartbeat", {}),
+    ("POST", "/factories/ended-jobs", {"jobIds": ["j1"], "forS": 1.0}),
 ]
 READS = ["/jobs", "/jobs/{}", "/jobs/{}/runs", "/jobs/{}/events", "/jobs/{}/explain", "/jobs/{}/logs"]
 
 
 def test_every_route_is_looked_at() -> None:
-    assert len(ROUTES) == 22
+    assert len(ROUTES) == 23
 
 
 @pytest.mark.parametrize(("method", "path"), [one for one in ROUTES if one[1] not in OPEN])

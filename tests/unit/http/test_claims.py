@@ -379,3 +379,29 @@ async def test_the_whole_of_a_long_body_is_in_the_grant(world: RestWorld) -> Non
     await world.enrolled()
     await world.submit(manifest(SHELL_BLOCK + "€" * 50_000), key="k")
     assert (await world.claimed())["bodyMd"] == SHELL_BLOCK + "€" * 50_000
+
+
+@in_virtual_time
+async def test_a_factory_is_told_which_jobs_ended_long_ago_and_of_no_others(world: RestWorld) -> None:
+    await world.enrolled()
+    job_id = await world.submitted()
+    running = await world.submitted(key="other")
+    grant = await world.claimed()
+    first, other = (job_id, running) if grant["jobId"] == job_id else (running, job_id)
+    report = {"leaseEpoch": grant["leaseEpoch"], "result": {"outcome": "unrunnable", "summary": "no such ref"}}
+
+    async def ended(for_s: float, *more: str) -> list[str]:
+        body = {"jobIds": [first, other, "unheard-of", *more], "forS": for_s}
+        answer = await world.post("/factories/ended-jobs", world.f1, json=body)
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["jobIds"])
+
+    assert await ended(0.0) == []
+    reported = await world.patch(first, world.f1, report)
+    assert reported.status_code == 200, reported.text
+    assert await ended(0.0, first) == [first], "each once"
+    assert await ended(100.0) == []
+    await asyncio.sleep(100.0)
+    assert await ended(100.0) == [first]
+    many = {"jobIds": [f"j{number}" for number in range(101)], "forS": 1.0}
+    problem_of(await world.post("/factories/ended-jobs", world.f1, json=many), 422, "invalid_request")
