@@ -79,13 +79,14 @@ def names_replaced(replace: Patch) -> None:
     def _rest(more: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in more.items() if name in ("stdin", "ok")}
 
-    async def add_all(top: Path, env: Mapping[str, str], folder: Path, left_out: Sequence[str] = ()) -> None:
+    async def add_all(top: Path, env: Mapping[str, str], folder: Path) -> tuple[str, ...]:
         await take(top, env)
         names = (await git(top, "ls-files", "--others", "--exclude-standard", "-z", env=env)).split("\0")
         there = _that_exist(top, names)
         told = os.fsencode("\0".join([*there, "."] if not names else there or ["."]))
         await git(top, "add", "--update", env=env)
         await git(top, "add", "--pathspec-from-file=-", "--pathspec-file-nul", env=env, stdin=told)
+        return ()
 
     replace(snapshot, "add_all", add_all)
 
@@ -133,9 +134,9 @@ def index_ignored(replace: Patch) -> None:
 def excludes_ignored(replace: Patch) -> None:
     before = Snapshots._add_steadily
 
-    async def add(self: Snapshots, work: WorkTree, env: Mapping[str, str], folder: Path, out: tuple[str, ...]) -> None:
+    async def add(self: Snapshots, work: WorkTree, env: Mapping[str, str], folder: Path) -> tuple[str, ...]:
         (self._term.vault / "info" / "exclude").write_bytes(b"")
-        await before(self, work, env, folder, out)
+        return await before(self, work, env, folder)
 
     replace(Snapshots, "_add_steadily", add)
 

@@ -33,11 +33,12 @@ async def publish(term: TermRepository, snapshot: str) -> str:
             continue
         env = {**reach.env, "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((inner.git_dir / "objects").resolve())}
         try:
+            await lfs.upload_of(inner.git_dir, reach.url, inner.commit, term.branch, reach.env, term.folder)
             await push(term, "--", reach.url, f"{inner.commit}:refs/heads/{term.branch}", env=env)
         except GitError as error:
             sentence = f"{name} is at {inner.commit[:12]}, which {reach.url} does not have and does not take: {error}"
             raise GitError(f"not shipped: {sentence}") from error
-    await lfs.upload(term.vault, term.reach.url, snapshot, term.branch, term.reach.env)
+    await lfs.upload(term.vault, term.reach.url, snapshot, term.branch, term.reach.env, [term.base])
     spec = f"{snapshot}:refs/heads/{term.branch}"
     await push(term, "--force", "--", term.reach.url, spec, env=term.reach.env)
     return term.branch

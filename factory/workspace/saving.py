@@ -102,8 +102,9 @@ async def save(term: TermRepository, message: str, tmp: Path) -> Saved | None:
     kept = await _join(term, seen, message)
     await term.in_vault("update-ref", "refs/keep/k", kept)
     if term.remote is not None:
+        known = [one for one in (term.base, term.kept) if one]
         for commit in {kept, *seen.beside.values()} - term.uploaded:
-            await lfs.upload(term.vault, term.reach.url, commit, term.branch, term.reach.env)
+            await lfs.upload(term.vault, term.reach.url, commit, term.branch, term.reach.env, known)
             term.uploaded.add(commit)
     await push(term, "--force", "--", term.reach.url, f"{kept}:{term.ref}", env=term.reach.env)
     term.kept, term.kept_at, term.snapshot, term.pushed = kept, term.ref, seen.snapshot, seen.pushed

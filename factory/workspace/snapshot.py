@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +82,7 @@ class Snapshots:
             exclude, seen = _exclude_of(work.git_dir), _sign(work.index)
             (self._term.vault / "info" / "exclude").write_bytes(exclude)
             await self._copy_index(work, env)
-            left_out = await self._unknown_filters(work.path, env)
-            await self._add_steadily(work, env, folder, left_out)
+            left_out = await self._add_steadily(work, env, folder)
             if (exclude, seen) == (_exclude_of(work.git_dir), _sign(work.index)):
                 break
         return left_out
@@ -111,36 +110,12 @@ class Snapshots:
             _remove(mine)
             await git(work.path, "read-tree", work.head, env=env)
 
-    async def _add_steadily(
-        self, work: WorkTree, env: Mapping[str, str], folder: Path, left_out: tuple[str, ...]
-    ) -> None:
+    async def _add_steadily(self, work: WorkTree, env: Mapping[str, str], folder: Path) -> tuple[str, ...]:
         """A file that goes while git looks at it makes it give up: the next look sees the tree without it."""
         for _ in range(ADD_TRIES - 1):
             with contextlib.suppress(GitError):
-                return await add_all(work.path, env, folder, left_out)
-        return await add_all(work.path, env, folder, left_out)
-
-    async def _unknown_filters(self, top: Path, env: Mapping[str, str]) -> tuple[str, ...]:
-        attributes = await git(
-            top, "ls-files", "--cached", "--others", "-z", "--", ".gitattributes", "**/.gitattributes", env=env
-        )
-        if not any(_names_a_filter(top / name) for name in attributes.split("\0") if name):
-            return ()
-        changed = await git(top, "ls-files", "--modified", "--others", "--exclude-standard", "-z", env=env)
-        names = [name for name in changed.split("\0") if name and not name.endswith("/")]
-        if not names:
-            return ()
-        told = os.fsencode("\0".join(names))
-        said = (await git(top, "check-attr", "-z", "--stdin", "filter", env=env, stdin=told)).split("\0")
-        pairs = list(zip(said[0::3], said[2::3], strict=False))
-        if any(driver == "lfs" for _, driver in pairs):
-            await lfs.use_filter(self._term.vault)
-        known = {driver: await self._has(driver) for driver in {driver for _, driver in pairs} - TAKEN_FILTERS}
-        return tuple(name for name, driver in pairs if driver not in TAKEN_FILTERS and not known[driver])
-
-    async def _has(self, driver: str) -> bool:
-        found = ("config", "--get", f"filter.{driver}.clean")
-        return bool(await git(self._term.vault, *found, env={"GIT_DIR": str(self._term.vault)}, ok=(0, 1)))
+                return await add_all(work.path, env, folder)
+        return await add_all(work.path, env, folder)
 
 
 async def _take_links(top: Path, env: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -196,10 +171,52 @@ def _names_a_filter(attributes: Path) -> bool:
     return False
 
 
-async def add_all(top: Path, env: Mapping[str, str], folder: Path, left_out: Sequence[str] = ()) -> None:
+async def unknown_filters(top: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Changed files that go through a filter which the repository of `env` does not have: they are never taken raw."""
+    attributes = await git(
+        top, "ls-files", "--cached", "--others", "-z", "--", ".gitattributes", "**/.gitattributes", env=env
+    )
+    if not any(_names_a_filter(top / name) for name in attributes.split("\0") if name):
+        return ()
+    changed = await git(top, "ls-files", "--modified", "--others", "--exclude-standard", "-z", env=env)
+    names = [name for name in changed.split("\0") if name and not name.endswith("/")]
+    if not names:
+        return ()
+    told = os.fsencode("\0".join(names))
+    said = (await git(top, "check-attr", "-z", "--stdin", "filter", env=env, stdin=told)).split("\0")
+    pairs = list(zip(said[0::3], said[2::3], strict=False))
+    repository = Path(env["GIT_DIR"])
+    if any(driver == "lfs" for _, driver in pairs):
+        await lfs.use_filter(repository)
+    known = {
+        driver: await _has_filter(repository, driver) for driver in {driver for _, driver in pairs} - TAKEN_FILTERS
+    }
+    return tuple(name for name, driver in pairs if driver not in TAKEN_FILTERS and not known[driver])
+
+
+async def _has_filter(repository: Path, driver: str) -> bool:
+    found = ("config", "--get", f"filter.{driver}.clean")
+    return bool(await git(repository, *found, env={"GIT_DIR": str(repository)}, ok=(0, 1)))
+
+
+@contextlib.contextmanager
+def excluding(repository: Path, exclude: bytes) -> Iterator[None]:
+    """What a repository inside hides is hidden, for as long as its files are looked at."""
+    file = repository / "info" / "exclude"
+    before = file.read_bytes() if file.exists() else b""
+    file.write_bytes(exclude)
+    try:
+        yield
+    finally:
+        file.write_bytes(before)
+
+
+async def add_all(top: Path, env: Mapping[str, str], folder: Path) -> tuple[str, ...]:
     """Into the index that `env` names, the files of repositories inside as files: git would take one for a link to its
-    commit, or refuse all where it has none. `folder`: for their indexes. Raises GitError.
+    commit, or refuse all where it has none. Gives what was left out (see `unknown_filters`). `folder`: for their
+    indexes. Raises GitError.
     """
+    left_out = list(await unknown_filters(top, env))
     others = await git(top, "ls-files", "--others", "--exclude-standard", "-z", env=env)
     inside = [name.rstrip("/") for name in others.split("\0") if name.endswith("/")]
     links, broken = await _take_links(top, env)
@@ -214,6 +231,9 @@ async def add_all(top: Path, env: Mapping[str, str], folder: Path, left_out: Seq
     for name in inside:
         index = folder / hashlib.sha256(os.fsencode(top / name)).hexdigest()
         inner = {**env, "GIT_INDEX_FILE": str(index), "GIT_WORK_TREE": str(top / name)}
-        await add_all(top / name, inner, folder)
+        git_dir = git_dir_of(top / name)
+        with excluding(Path(env["GIT_DIR"]), _exclude_of(git_dir) if git_dir is not None else b""):
+            left_out += [f"{name}/{one}" for one in await add_all(top / name, inner, folder)]
         tree = await git(top / name, "write-tree", env=inner)
         await git(top, "read-tree", f"--prefix={name}/", tree, env=env)
+    return tuple(left_out)

@@ -602,3 +602,32 @@ async def test_a_tree_with_nothing_but_hidden_files_is_saved_and_they_are_not(sp
     (tree.path / names[0]).write_text("hidden")
     done = await saved(spaces, tree)
     assert git(repo, "show", f"{done.commit}:{names[0]}") != "hidden"
+
+
+async def test_what_a_repository_inside_hides_is_not_published(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "init", "--quiet", "tool")
+    commit(tree.path / "tool")
+    (tree.path / "tool" / ".git" / "info").mkdir(exist_ok=True)
+    (tree.path / "tool" / ".git" / "info" / "exclude").write_text("private\n")
+    write(tree, "tool/private", "hunter2")
+    write(tree, "tool/left.txt")
+    write(tree, "private", "which nobody hid")
+    done = await saved(spaces, tree)
+    names = files_of(repo, done.commit)
+    assert {"tool/left.txt", "tool/new.txt", "private"} <= names
+    assert "tool/private" not in names
+
+
+async def test_what_goes_through_an_unknown_filter_in_a_repository_inside_is_left_out_and_named(
+    spaces: Workspaces, repo: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "init", "--quiet", "tool")
+    commit(tree.path / "tool")
+    write(tree, "tool/.gitattributes", "*.key filter=crypt\n")
+    write(tree, "tool/my.key", "hunter2")
+    done = await saved(spaces, tree)
+    assert "tool/my.key" not in files_of(repo, done.commit)
+    assert not await spaces.settle(tree)
+    assert "tool/my.key" in " ".join(tree.notes)
