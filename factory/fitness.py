@@ -38,6 +38,8 @@ class Fitness:
         if end.result.outcome is not Outcome.MACHINE_FAILED:
             if end.result.outcome not in (*RELEASED, Outcome.UNRUNNABLE):
                 self._failed.clear()
+                if self.unfit is not None:  # on another seat: no probe shows more
+                    self._turn(None)
             return
         self._failed[grant.job_id] = grant
         if len(self._failed) >= IN_A_ROW and self.unfit is None:

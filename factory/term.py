@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from factory.engines.port import Command, EngineAdapter, EngineRefusal
-from factory.git.run import GitError
+from factory.git.run import GitError, is_refusal
 from factory.log_delivery import LogDelivery
 from factory.ports import Ended, Fault, Launch, RunningEngine, Saved, Trees, WorkspaceError, Worktree
 from factory.surroundings.folders import TermFolders
@@ -274,7 +274,7 @@ class Term:
             saved = await self._save(work)
         except GitError as error:
             work.tree.notes += (f"the work could not be saved: {error}",)
-            return _blameless("\n".join(work.told()), anywhere=False)
+            return _blameless("\n".join(work.told()), anywhere=is_refusal(error))  # of a server, it is everybody's
         if saved is None:
             return await self._cut_short(EndReason.TRUST_LOST, work)
         verified = await self._verify(work, output)

@@ -107,8 +107,8 @@ class ClaimRequest(FromFactory):
 class Grant(TermRef, WorkOrder):
     """All that is needed to start, and the permission to: for `startWithinS` from when it was asked for.
 
-    `retries_used`: more of them than at the checkpoint mean that the attempt which saved it failed. `publish_only`: the
-    work of the checkpoint is done and verified, and only its branch is wanted.
+    `retries_used`: attempts that failed; more than at the checkpoint mean that the one which saved it did.
+    `publish_only`: the work of the checkpoint is done and verified, and only its branch is wanted.
     """
 
     request_id: str

@@ -36,9 +36,12 @@ class Budget(Schema):
 
 
 class Retries(Schema):
+    """`failed`: every attempt that was charged, also those whose charge a requeue has taken back."""
+
     max: int = 2
     used: int = 0
     backoff_s: float = 30.0
+    failed: int = 0
 
 
 GitRef = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^-\s]\S*$")]

@@ -9,7 +9,7 @@ from schemas.events import Shipped
 from schemas.ids import ship_op
 from schemas.job import BlockedReason, Job, JobChanges, Stage
 from schemas.outcome import CHARGED, Outcome
-from schemas.work import Checkpoint, Retries
+from schemas.work import Checkpoint
 
 
 def next_epoch(job: Job) -> JobChanges:
@@ -32,7 +32,7 @@ def cancelled(job: Job) -> JobChanges:
 
 def requeued(job: Job, checkpoint: Checkpoint | None = None) -> JobChanges:
     """A person's decision to try again gives all tries back. `checkpoint`: where the next term goes on from."""
-    fresh = Retries(max=job.retries.max, backoff_s=job.retries.backoff_s)
+    fresh = job.retries.model_copy(update={"used": 0})
     changes: JobChanges = {**queued(job), "retries": fresh, "lost_in_a_row": 0, "avoid": (), "approvals": ()}
     if checkpoint is not None:
         changes["checkpoint"] = checkpoint.model_copy(update={"lease_epoch": job.granted_epoch})

@@ -16,7 +16,7 @@ JITTER_SHARE = 0.2
 def charged(retries: Retries, outcome: Outcome) -> Retries:
     if outcome not in CHARGED:
         return retries
-    return retries.model_copy(update={"used": retries.used + 1})
+    return retries.model_copy(update={"used": retries.used + 1, "failed": retries.failed + 1})
 
 
 def retry_at(retries_before: Retries, outcome: Outcome, now: datetime, jitter: float) -> datetime | None:

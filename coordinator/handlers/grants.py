@@ -27,7 +27,7 @@ async def grant_of(ctx: Context, job: Job, expires_at: datetime) -> Grant:
         request_id=job.holder.request_id,
         run_id=job.holder.run_id,
         attempt=job.attempt,
-        retries_used=job.retries.used,
+        retries_used=job.retries.failed,
         manifest_snapshot=job.manifest_snapshot,
         body_md=await read_body(ctx, job),
         checkpoint=job.checkpoint,

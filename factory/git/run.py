@@ -27,11 +27,19 @@ ERROR_CHARS = 1000
 
 Progress = Callable[[str], None]
 _begins_error = ("fatal:", "error:", "remote:", " ! ")
+_server_trouble = re.compile(
+    r"unpacker error|bad (tree )?object|missing|failed to (update|lock)|No space|not lock", re.I
+)
 _line_end = re.compile(r"[\r\n]+")
 
 
 class GitError(Exception):
     """What git and its server said, without what might be a credential."""
+
+
+def is_refusal(error: GitError) -> bool:
+    """Whether a server took what was pushed, and said no: from another machine it would say the same."""
+    return "[remote rejected]" in str(error) and not _server_trouble.search(str(error))
 
 
 async def run(

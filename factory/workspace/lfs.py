@@ -79,6 +79,15 @@ def _kind(commit: str) -> str:
 
 async def _was_used(repository: Path, commit: str, known: Sequence[str]) -> bool:
     """By a commit in between that has it no more."""
-    argv = ("log", "--max-count=1", "--format=%H", "-G", "filter=lfs", commit, *(f"^{one}" for one in known))
+    argv = (
+        "log",
+        "--full-history",
+        "--max-count=1",
+        "--format=%H",
+        "-G",
+        "filter=lfs",
+        commit,
+        *(f"^{one}" for one in known),
+    )
     paths = ("--", ".gitattributes", ":(glob)**/.gitattributes")
     return bool(await git(repository, *argv, *paths, env={"GIT_DIR": str(repository)}))

@@ -56,6 +56,9 @@ class Preparing:
     ) -> TermRepository:
         progress(f"looking at {source.url}")
         there = await list_refs(source.reach, *([FOLDERS_REFS] if source.folder else []))
+        if "refs/heads/fleet" in there.refs:
+            sentence = f"{source.url} has a branch `fleet`, beside which git can have none of fleet/JOB/TERM: rename it"
+            raise WorkspaceError(sentence, Fault.MANIFEST)
         remotes = await remotes_of(source.folder) if source.folder else FolderRemotes()
         term = await self._cloned(source, grant, folder, there, remotes, progress)
         if source.folder:

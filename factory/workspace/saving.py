@@ -8,15 +8,17 @@ bundles. Commits that only a reflog knows are not kept: the engine discarded the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.git.environment import factory_env
-from factory.git.run import run
+from factory.git.environment import IDENTITY, factory_env
+from factory.git.run import GitError, run
 from factory.git.urls import is_folder
 from factory.ports import Saved
 from factory.workspace import lfs
@@ -24,7 +26,7 @@ from factory.workspace.bundles import bundle_inside
 from factory.workspace.leading_out import leads_out
 from factory.workspace.objects import own_objects
 from factory.workspace.reading import Refs, linked_worktrees, pending, read_refs, stashes
-from factory.workspace.snapshot import Snapshots, WorkTree
+from factory.workspace.snapshot import FIXED_DATES, Snapshot, Snapshots, WorkTree
 from factory.workspace.term_repository import Pushed, TermRepository, make_vault, push
 
 NOT_BESIDE = ("refs/remotes/", "refs/stash", "refs/resume/", "refs/bisect/")
@@ -86,11 +88,37 @@ async def look(term: TermRepository, message: str, tmp: Path) -> Look:
             sign = (*sign, (BUNDLES, bundles.sign))
     if taken.left_out:
         notes += (f"not saved, since this machine has not the filter they go through: {', '.join(taken.left_out)}",)
-    known = [commit for commit in (term.base, term.kept) if commit]
-    await own_objects(term, [taken.commit, *beside.values()], known)
-    snapshot = await _same_as_before(term, taken.commit, head)
+    whole, incomplete = await _own_what_is_whole(term, taken, beside)
+    beside = {name: commit for name, commit in beside.items() if name not in incomplete}
+    sign = tuple(entry for entry in sign if entry[0] not in incomplete)
+    if incomplete or whole != taken.commit:
+        names = [*([] if whole == taken.commit else ["the history of HEAD"]), *sorted(incomplete)]
+        notes += (f"not saved, since objects of it are missing (a shallow fetch?) or damaged: {', '.join(names)}",)
+    snapshot = await _same_as_before(term, whole, head)
     pushed = Pushed(taken.tree, left.head, left.branch, sign)
     return Look(snapshot, taken.tree, left.head, left.branch, beside, pushed, notes, tuple(worktrees))
+
+
+async def _own_what_is_whole(term: TermRepository, taken: Snapshot, beside: dict[str, str]) -> tuple[str, set[str]]:
+    """The snapshot, on the base where what it goes on from is not whole; and the names of what else is not."""
+    known = [commit for commit in (term.base, term.kept) if commit]
+    with contextlib.suppress(GitError):
+        await own_objects(term, [taken.commit, *beside.values()], known)
+        return taken.commit, set()
+    incomplete, snapshot = set(), taken.commit
+    for name, commit in beside.items():
+        try:
+            await own_objects(term, [commit], known)
+        except GitError:
+            incomplete.add(name)
+    try:
+        await own_objects(term, [snapshot], known)
+    except GitError:
+        argv = ("commit-tree", taken.tree, "-p", term.base, "-m", "what was left, without its history")
+        env = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(term.git_dir / "objects"), **FIXED_DATES}
+        snapshot = await term.in_vault(*argv, env=env)
+        await own_objects(term, [snapshot], known)
+    return snapshot, incomplete
 
 
 async def save(term: TermRepository, message: str, tmp: Path) -> Saved | None:
@@ -103,9 +131,7 @@ async def save(term: TermRepository, message: str, tmp: Path) -> Saved | None:
     await term.in_vault("update-ref", "refs/keep/k", kept)
     if term.remote is not None:
         known = [one for one in (term.base, term.kept) if one]
-        for commit in {kept, *seen.beside.values()} - term.uploaded:
-            await lfs.upload(term.vault, term.reach.url, commit, term.branch, term.reach.env, known)
-            term.uploaded.add(commit)
+        await lfs.upload(term.vault, term.reach.url, kept, term.branch, term.reach.env, known)
     await push(term, "--force", "--", term.reach.url, f"{kept}:{term.ref}", env=term.reach.env)
     term.kept, term.kept_at, term.snapshot, term.pushed = kept, term.ref, seen.snapshot, seen.pushed
     term.last_head = seen.head or term.last_head
@@ -212,9 +238,11 @@ async def _join(term: TermRepository, seen: Look, message: str) -> str:
         },
     }
     parents = dict.fromkeys([seen.snapshot, *([term.kept] if term.kept else []), *tips])
-    argv = [word for parent in parents for word in ("-p", parent)]
-    text = os.fsencode(f"{message}\n\n{json.dumps(about)}\n")
-    return await term.in_vault("commit-tree", f"{seen.snapshot}^{{tree}}", *argv, "-F", "-", stdin=text)
+    tree = await term.in_vault("rev-parse", f"{seen.snapshot}^{{tree}}")
+    who = f"{IDENTITY['NAME']} <{IDENTITY['EMAIL']}> {int(time.time())} +0000"
+    head = [f"tree {tree}", *(f"parent {parent}" for parent in parents), f"author {who}", f"committer {who}"]
+    text = os.fsencode("\n".join([*head, "", message, "", json.dumps(about), ""]))
+    return await term.in_vault("hash-object", "-t", "commit", "-w", "--stdin", stdin=text)  # parents may be thousands
 
 
 async def _text_of_tag(term: TermRepository, commit: str) -> str:
@@ -226,4 +254,6 @@ async def _text_of_tag(term: TermRepository, commit: str) -> str:
 async def _peeled(term: TermRepository, commits: list[str]) -> list[str]:
     if not commits:
         return []
-    return (await term.in_vault("rev-parse", *(f"{commit}^{{commit}}" for commit in commits))).splitlines()
+    told = "\n".join(f"{commit}^{{commit}}" for commit in commits).encode() + b"\n"
+    said = await term.in_vault("cat-file", "--batch-check=%(objectname)", stdin=told)
+    return said.splitlines()

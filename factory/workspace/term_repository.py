@@ -59,7 +59,7 @@ class Pushed(NamedTuple):
 class TermRepository(Worktree):
     """`folder`: of the term. `granted`: the refs that its repository began with. `snapshot`: the last one, `kept`: the
     commit that joins it with all that is beside it and with those before it. `submodules`: path -> URL, at the start.
-    `kept_at`: the ref that has it at the source. `uploaded`: commits whose LFS objects the source has. `place`: where
+    `kept_at`: the ref that has it at the source. `place`: where
     that is which the term's programs have at a path, None where they have nothing.
     """
 
@@ -69,7 +69,6 @@ class TermRepository(Worktree):
     snapshot: str | None = None
     kept: str | None = None
     kept_at: str | None = None
-    uploaded: set[str] = field(default_factory=set)
     pushed: Pushed | None = None
     last_head: str | None = None
     submodules: dict[str, str] = field(default_factory=dict)

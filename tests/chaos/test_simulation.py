@@ -22,7 +22,7 @@ T = TypeVar("T")
 SEEDS = 500
 SEEDS_A_TEST = 10
 SEEDS_TO_CATCH = 60
-PROMISES = {str(number) for number in range(1, 16)} - {"12"}  # nobody uninvited: there is no network to be invited to
+PROMISES = {str(number) for number in range(1, 16)} - {"12"} | {"17"}  # 12: there is no network to be invited to
 
 
 def mostly_slow(values: Iterable[T], every: int) -> list[Any]:

@@ -58,7 +58,7 @@ JOB: Doc = {
     "idleS": None,
     "network": True,
     "budget": {"usd": None, "tokens": None, "wallS": None},
-    "retries": {"max": 2, "used": 0, "backoffS": 30.0},
+    "retries": {"max": 2, "used": 0, "backoffS": 30.0, "failed": 0},
     "stage": "queued",
     "stageSince": THEN,
     "notBefore": None,

@@ -93,3 +93,17 @@ async def test_it_probes_the_last_job_at_longer_and_longer_intervals_until_that_
     machine.ends("later")
     assert machine.fitness.unfit is None, "what was before counts no more"
     running.cancel()
+
+
+@in_virtual_time
+async def test_an_engine_that_comes_to_its_end_on_another_seat_is_as_good_as_a_probe() -> None:
+    machine = Machine()
+    running = asyncio.create_task(machine.fitness.run())
+    for number in range(IN_A_ROW):
+        machine.ends(f"job{number}")
+    assert machine.fitness.unfit is not None
+    machine.ends("other", Outcome.OK)
+    assert machine.fitness.unfit is None
+    await asyncio.sleep(1000.0)
+    assert machine.probed == []
+    running.cancel()

@@ -229,3 +229,15 @@ async def test_the_folder_of_a_term_goes_when_it_is_over_even_if_no_tree_was_eve
     await life.term.tidy(end, superseded=False)
     assert not life.folders.control.exists()
     assert not life.folders.scratch.exists()
+
+
+async def test_a_server_that_takes_no_checkpoint_is_asked_by_no_other_machine(tmp_path: Path) -> None:
+    """Each would run the engine once more, for the same answer."""
+    repo = make_repo(tmp_path / "repo")
+    hook = repo / ".git" / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\necho POLICY-9: no such refs >&2\nexit 1\n")
+    hook.chmod(0o755)
+    end = await ended(Life(tmp_path / "life", "echo > made", repo=str(repo)))
+    assert end.result.outcome is Outcome.UNRUNNABLE
+    assert "POLICY-9: no such refs" in (end.result.summary or "")
+    assert "the tree is kept on f1" in (end.result.summary or "")

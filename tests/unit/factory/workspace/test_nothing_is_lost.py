@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -631,3 +632,57 @@ async def test_what_goes_through_an_unknown_filter_in_a_repository_inside_is_lef
     assert "tool/my.key" not in files_of(repo, done.commit)
     assert not await spaces.settle(tree)
     assert "tool/my.key" in " ".join(tree.notes)
+
+
+async def test_what_lacks_its_history_is_named_and_all_else_is_saved(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    upstream = make_repo(tmp_path / "upstream")
+    for number in range(3):
+        commit(upstream, name=f"u{number}")
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "fetch", "--quiet", "--depth=1", f"file://{upstream}", "main:refs/heads/cut-off")
+    git(tree.path, "checkout", "--quiet", "-b", "whole")
+    made = commit(tree.path)
+    git(tree.path, "checkout", "--quiet", tree.branch)
+    write(tree, "left.txt")
+    done = await saved(spaces, tree)
+    assert has(repo, made)
+    assert "left.txt" in files_of(repo, done.commit)
+    assert not await spaces.settle(tree), "the tree is kept"
+    assert "refs/heads/cut-off" in " ".join(tree.notes)
+
+
+async def test_a_head_whose_history_is_damaged_has_its_files_saved(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    lost = commit(tree.path, name="one.txt")
+    commit(tree.path, name="two.txt")
+    (tree.path / ".git" / "objects" / lost[:2] / lost[2:]).unlink()
+    write(tree, "left.txt")
+    done = await saved(spaces, tree)
+    assert {"one.txt", "two.txt", "left.txt"} <= files_of(repo, done.commit)
+    assert not await spaces.settle(tree)
+    assert "the history of HEAD" in " ".join(tree.notes)
+
+
+def import_quickly(where: Path, said: str) -> None:
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=where, input=said.encode(), check=True)
+
+
+async def test_tens_of_thousands_of_branches_are_saved(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    count = 45_000
+    said = "".join(
+        f"commit refs/heads/many/{number}\ncommitter A <a@b.invalid> {number} +0000\ndata 0\nfrom refs/heads/main^0\n\n"
+        for number in range(count)
+    )
+    import_quickly(tree.path, said)
+    await saved(spaces, tree)
+    assert has(repo, git(tree.path, "rev-parse", f"refs/heads/many/{count - 1}"))
+
+
+async def test_a_source_with_a_branch_named_fleet_is_refused_with_what_to_do(spaces: Workspaces, repo: Path) -> None:
+    git(repo, "branch", "fleet")
+    with pytest.raises(WorkspaceError, match="has a branch `fleet`, beside which") as refused:
+        await spaces.prepare(of_repo(repo))
+    assert refused.value.fault == "manifest"
