@@ -43,6 +43,8 @@ chaos: $(VENV)/.installed
 	$(BIN)/python -m chaos sim --seeds 500
 	$(BIN)/python -m chaos mutations
 	$(BIN)/python -m chaos walk
+	$(BIN)/python -m chaos edges --seeds 200
+	$(BIN)/python -m chaos edges --mutations
 
 chaos-live: $(VENV)/.installed
 	$(BIN)/python -m chaos live all
