@@ -39,6 +39,16 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
+def harmless(text: str) -> str:
+    """The same lines, with control characters shown instead of sent: `ESC` as its picture, a return as a new line."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(char if char in "\n\t" or char.isprintable() else _picture(char) for char in text)
+
+
+def _picture(char: str) -> str:
+    return chr(0x2400 + ord(char)) if ord(char) < 0x20 else "\ufffd"
+
+
 def job_row(job: dict[str, Any]) -> tuple[str, ...]:
     holder = (job.get("holder") or {}).get("factoryId") or job.get("lastFactoryId") or "-"
     return (

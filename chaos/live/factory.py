@@ -27,6 +27,7 @@ from factory.main import EXIT_FENCED, Edges, Settings, make_bus, run
 from factory.opening import FencedSession
 from factory.ports import Place, RunningEngine, Saved, Worktree
 from factory.process import EngineProcess
+from factory.surroundings.sandbox import chosen
 from factory.workspace.workspaces import Workspaces, say_nothing
 from schemas.messages import Grant
 from schemas.work import Engine
@@ -70,6 +71,7 @@ class FactorySpec:
             checkpoint_every_s=self.checkpoint_every_s,
             drain_grace_s=5.0,
             detect=False,
+            sandbox=chosen(None)[0],
         )
 
 

@@ -292,21 +292,21 @@ def logs(
     epoch: Annotated[int | None, typer.Option(help="The term; without it the latest.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a term's engine printed. With --json one document, or, following, one piece a line."""
+    """Show what a term's engine printed, in a pipe byte for byte. With --json one document, or one piece a line."""
     with asking() as client:
         path = _path(job_id, "/logs")
         if follow:
             query = f"?follow=true{f'&epoch={epoch}' if epoch else ''}"
             for name, data, _ in client.stream(path + query):
                 if name == "log":
-                    typer.echo(orjson.dumps(data).decode() if as_json else data["text"], nl=as_json)
+                    typer.echo(orjson.dumps(data).decode() if as_json else _shown(data["text"]), nl=as_json)
                 elif name == "end" and not as_json:
                     _say_if_cut(complete=data.get("complete", True))
             return
         whole = page = client.get(path, epoch=epoch)
         while page["nextOffset"] != page["offset"]:
             if not as_json:
-                typer.echo(page["text"], nl=False)
+                typer.echo(_shown(page["text"]), nl=False)
             page = client.get(path, epoch=page["leaseEpoch"], offset=page["nextOffset"])
             if as_json:
                 whole = {**whole, "text": whole["text"] + page["text"], "nextOffset": page["nextOffset"]}
@@ -314,6 +314,11 @@ def logs(
             _print_json({**whole, "complete": page.get("complete", True)})
         else:
             _say_if_cut(complete=page.get("complete", True))
+
+
+def _shown(text: str) -> str:
+    """As it came into a pipe; on a terminal, nothing of it steers that."""
+    return view.harmless(text) if sys.stdout.isatty() else text
 
 
 def _say_if_cut(*, complete: bool) -> None:

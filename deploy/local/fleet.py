@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from runtime.lockfile import AlreadyLocked, LockFile
 
 READY_WITHIN_S = 30.0
 POLL_S = 0.02
+EARLIER_WITHIN_S = 60.0
 LOG_TAIL_LINES = 4
 
 
@@ -100,10 +101,11 @@ class Child:
 
 
 class LocalFleet:
-    """Synchronous: it only starts, watches and ends processes."""
+    """Synchronous: it only starts, watches and ends processes. `say` is told what it waits for."""
 
-    def __init__(self, settings: LocalSettings) -> None:
+    def __init__(self, settings: LocalSettings, say: Callable[[str], None] = lambda _line: None) -> None:
         self._settings = settings
+        self._say = say
         data = settings.data
         self.secrets = Secrets(data / "secrets", settings.product_id, settings.members)
         self._lock: LockFile | None = None
@@ -134,6 +136,7 @@ class LocalFleet:
             self.coordinator.start()
             self._await_coordinator()
             for factory in self.factories.values():
+                self.await_earlier(factory.name)
                 factory.start()
             self._write_client()
         except BrokerError as error:
@@ -151,6 +154,21 @@ class LocalFleet:
                 probe.bind((HOST, self._port))
             except (OSError, OverflowError) as error:
                 raise LocalFleetError(f"cannot listen on {HOST}:{self._port}: {error}; name another --port") from error
+
+    def await_earlier(self, name: str) -> None:
+        """Where the one that started the fleet before was killed, its factories drain by themselves."""
+        until = time.monotonic() + EARLIER_WITHIN_S
+        told = False
+        while time.monotonic() < until:
+            try:
+                LockFile(self._settings.data / "factories" / name / "factory.lock").release()
+            except AlreadyLocked as held:
+                if not told:
+                    self._say(f"{name} of an earlier start is ending, as process {held.pid}: waiting for it")
+                told = True
+                time.sleep(POLL_S)
+                continue
+            return
 
     def stop(self, grace_s: float = 40.0) -> None:
         """Factories drain first, then the coordinator ends, then the broker."""

@@ -112,7 +112,7 @@ def main(
             sandbox=mode,
             pass_env=tuple(check_pattern(pattern) for pattern in pass_env or ()),
         )
-        fleet = LocalFleet(settings)
+        fleet = LocalFleet(settings, typer.echo)
         asked = _Asked()
         fleet.start()
     except (LocalFleetError, OSError, ValueError) as error:

@@ -160,3 +160,8 @@ def test_what_others_wrote_does_not_steer_the_terminal() -> None:
         view.event_line({**common.EVENT, "data": {"reason": evil}}),
     ]
     assert all(char.isprintable() for text in shown for char in text)
+
+
+def test_what_a_job_printed_does_not_steer_a_terminal() -> None:
+    shown = view.harmless("\x1b]0;OWNED\x07\x1b[2J\ttab\r\nzażółć 50%\r100%\x9b\n")
+    assert shown == "\u241b]0;OWNED\u2407\u241b[2J\ttab\nzażółć 50%\n100%\ufffd\n"
