@@ -116,7 +116,7 @@ def no_worktrees(replace: Patch) -> None:
 
 
 def no_bundles(replace: Patch) -> None:
-    async def bundle_inside(_term: Any, _tmp: Path) -> bundles.Bundles:
+    async def bundle_inside(_term: Any, _tmp: Path, _tips: Sequence[str]) -> bundles.Bundles:
         return bundles.Bundles(None, "", ())
 
     replace(saving, "bundle_inside", bundle_inside)

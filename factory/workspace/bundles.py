@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,18 +45,20 @@ class Bundles:
     notes: tuple[str, ...]
 
 
-async def bundle_inside(term: TermRepository, tmp: Path) -> Bundles:
-    """Raises GitError and OSError."""
+async def bundle_inside(term: TermRepository, tmp: Path, tips: Sequence[str]) -> Bundles:
+    """`tips`: the commits that are saved with it, in which there may be links. Raises GitError and OSError."""
     refs = await read_refs(term.git_dir)
     own = {linked.path.resolve() for linked in linked_worktrees(term.git_dir, refs)}
     entries: list[str] = []
     about: list[dict[str, Any]] = []
     notes: list[str] = []
-    for name, git_dir, inner in await asyncio.to_thread(list, _inside(term, own)):
+    there = await asyncio.to_thread(list, _inside(term, own))
+    links = await _links(term, tips) if there else {}
+    for name, git_dir, inner in there:
         with tempfile.TemporaryDirectory(dir=tmp, ignore_cleanup_errors=True) as folder:
             can_fetch = name in term.submodules or inner is None
             try:
-                told = await _bundle(inner, git_dir, Path(folder), can_fetch=can_fetch)
+                told = await _bundle(inner, git_dir, Path(folder), links.get(name, ()), can_fetch=can_fetch)
             except (GitError, OSError) as error:
                 notes.append(f"the history of the repository {name} is not saved: {error}")
                 continue
@@ -97,7 +99,7 @@ def _inside(term: TermRepository, own: set[Path]) -> Iterator[tuple[str, Path, P
 
 
 async def _bundle(
-    inner: Path | None, git_dir: Path, folder: Path, *, can_fetch: bool
+    inner: Path | None, git_dir: Path, folder: Path, linked: Collection[str], *, can_fetch: bool
 ) -> tuple[Path, dict[str, Any]] | None:
     """None where its remote has all of it. By a repository of our own, which borrows its objects. `can_fetch`: it is a
     submodule that the term began with, so that a resumed term fetches what its remote has.
@@ -123,6 +125,7 @@ async def _bundle(
     }
     keep |= {HEAD: left.head, FILES: files}
     keep |= {f"refs/beside/stash/{at}": commit for at, (commit, _) in enumerate(stashes(git_dir))}
+    keep |= {f"refs/beside/link/{commit}": commit for commit in await _that_are_there(side, linked, env)}
     orders = "".join(f"update {name} {commit}\n" for name, commit in keep.items())
     await git(side, "update-ref", "--stdin", env=env, stdin=os.fsencode(orders))
     known = [f"^{commit}" for name, commit in left.refs.items() if can_fetch and name.startswith("refs/remotes/")]
@@ -133,6 +136,35 @@ async def _bundle(
     argv = ("-c", "pack.threads=1", "bundle", "create", "--quiet", str(file), "--all", "--stdin")
     await git(side, *argv, env=env, stdin=told or b"\n")
     return file, {"head": left.head, "branch": left.branch, "files": files, "refs": keep}
+
+
+async def _links(term: TermRepository, tips: Sequence[str]) -> dict[str, set[str]]:
+    """By path: every commit that a link of the term's own commits names; a submodule may have moved on since. None of
+    them where the history is not whole.
+    """
+    env = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(term.git_dir / "objects")}
+    told = "\n".join([*tips, f"^{term.base}"]).encode() + b"\n"
+    argv = ("log", "--stdin", "--format=", "--raw", "--no-abbrev", "--no-renames", "-m", "-z")
+    found: dict[str, set[str]] = {}
+    try:
+        fields = iter((await term.in_vault(*argv, env=env, stdin=told)).split("\0"))
+    except GitError:
+        return found
+    for about in fields:
+        words = about.split()
+        if len(words) == 5 and words[0].startswith(":"):
+            path = next(fields, "")
+            if words[1] == "160000":
+                found.setdefault(path, set()).add(words[3])
+    return found
+
+
+async def _that_are_there(side: Path, commits: Collection[str], env: Mapping[str, str]) -> list[str]:
+    if not commits:
+        return []
+    told = "\n".join(sorted(commits)).encode() + b"\n"
+    said = await git(side, "cat-file", "--batch-check", env=env, stdin=told)
+    return [line.split()[0] for line in said.splitlines() if " commit " in line]
 
 
 async def _files_of(inner: Path, git_dir: Path, head: str, env: dict[str, str], index: Path) -> str:

@@ -80,7 +80,7 @@ async def look(term: TermRepository, message: str, tmp: Path) -> Look:
     beside, lacking = await _commits_only(term, git_dir, beside)
     notes += lacking
     sign = tuple(sorted(beside.items()))
-    bundles = await bundle_inside(term, tmp) if git_dir.exists() else None
+    bundles = await bundle_inside(term, tmp, [taken.commit, *beside.values()]) if git_dir.exists() else None
     if bundles is not None:
         notes += bundles.notes
         if bundles.commit is not None:

@@ -686,3 +686,19 @@ async def test_a_source_with_a_branch_named_fleet_is_refused_with_what_to_do(spa
     with pytest.raises(WorkspaceError, match="has a branch `fleet`, beside which") as refused:
         await spaces.prepare(of_repo(repo))
     assert refused.value.fault == "manifest"
+
+
+async def test_a_submodules_commit_that_only_an_earlier_link_names_is_saved(
+    spaces: Workspaces, elsewhere: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    library = make_repo(tmp_path / "repos" / "library")
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    git(repo, "commit", "--quiet", "--message", "with a library")
+    tree = await spaces.prepare(of_repo(repo))
+    first = commit(tree.path / "lib", name="first")
+    git(tree.path, "commit", "--quiet", "--all", "--message", "the first")
+    git(tree.path / "lib", "commit", "--quiet", "--amend", "--message", "another")
+    git(tree.path, "commit", "--quiet", "--all", "--message", "the other")
+    done = await saved(spaces, tree)
+    again = await elsewhere.prepare(resumed(repo, 2, done))
+    assert git(again.path / "lib", "cat-file", "-t", first) == "commit"
