@@ -405,3 +405,21 @@ async def test_a_factory_is_told_which_jobs_ended_long_ago_and_of_no_others(worl
     assert await ended(100.0) == [first]
     many = {"jobIds": [f"j{number}" for number in range(101)], "forS": 1.0}
     problem_of(await world.post("/factories/ended-jobs", world.f1, json=many), 422, "invalid_request")
+
+
+@in_virtual_time
+async def test_a_requeue_takes_the_charge_back_and_the_grant_still_says_that_the_attempt_failed(
+    world: RestWorld,
+) -> None:
+    """What a failed attempt named its branches must not be in the way of the next one, whoever asked for that."""
+    await world.enrolled()
+    await world.submit(manifest(SHELL_BLOCK, retries="0"), key="k")
+    first = await world.claimed()
+    assert first["retriesUsed"] == 0
+    report = {"leaseEpoch": 1, "result": {"outcome": "engine_failed", "summary": "no"}}
+    assert (await world.patch(first["jobId"], world.f1, report)).status_code == 200
+    key = {"idempotency-key": "again"}
+    asked = await world.post(f"/jobs/{first['jobId']}/actions/requeue", world.ann, headers=key)
+    assert asked.status_code == 200, asked.text
+    assert asked.json()["job"]["retries"]["used"] == 0
+    assert (await world.claimed(request_id="r2"))["retriesUsed"] == 1
