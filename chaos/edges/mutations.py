@@ -19,7 +19,7 @@ from factory.ports import Worktree
 from factory.surroundings import sandbox, surroundings, variables
 from factory.surroundings.sandbox import Sandbox
 from factory.term import SavedWork, Term, Work
-from factory.workspace import bundles, cache, preparing, publishing, saving, snapshot, workspaces
+from factory.workspace import bundles, cache, looking, preparing, publishing, snapshot, workspaces
 from factory.workspace.cache import Caches
 from factory.workspace.reading import Refs
 from factory.workspace.snapshot import Snapshots, WorkTree
@@ -96,22 +96,22 @@ def _that_exist(top: Path, names: Sequence[str]) -> list[str]:
 
 
 def only_head(replace: Patch) -> None:
-    replace(saving, "_refs_beside", lambda _term, _git_dir, _left: {})
+    replace(looking, "_refs_beside", lambda _term, _git_dir, _left: {})
 
 
 def no_stashes(replace: Patch) -> None:
-    replace(saving, "stashes", lambda _git_dir: [])
-    replace(saving, "NOT_BESIDE", ("refs/remotes/", "refs/stash", "refs/resume/", "refs/bisect/"))
-    before = saving._refs_beside
+    replace(looking, "stashes", lambda _git_dir: [])
+    replace(looking, "NOT_BESIDE", ("refs/remotes/", "refs/stash", "refs/resume/", "refs/bisect/"))
+    before = looking._refs_beside
 
     def without(term: Any, git_dir: Path, left: Refs) -> dict[str, str]:
         return {name: commit for name, commit in before(term, git_dir, left).items() if not name.startswith("stash")}
 
-    replace(saving, "_refs_beside", without)
+    replace(looking, "_refs_beside", without)
 
 
 def no_worktrees(replace: Patch) -> None:
-    replace(saving, "linked_worktrees", lambda _git_dir, _refs: iter(()))
+    replace(looking, "linked_worktrees", lambda _git_dir, _refs: iter(()))
     replace(workspaces, "_beside_the_tree", lambda _folder, _saved: ())
 
 
@@ -119,7 +119,7 @@ def no_bundles(replace: Patch) -> None:
     async def bundle_inside(_term: Any, _tmp: Path, _tips: Sequence[str]) -> bundles.Bundles:
         return bundles.Bundles(None, "", ())
 
-    replace(saving, "bundle_inside", bundle_inside)
+    replace(looking, "bundle_inside", bundle_inside)
 
 
 def index_ignored(replace: Patch) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from factory.git.run import git
 from factory.git.urls import Reach
 from factory.ports import Fault, WorkspaceError
-from factory.workspace import saving
 from factory.workspace.bundles import read_bundles, try_restore_inside
 from factory.workspace.cache import REFSPECS, Caches
 from factory.workspace.folder_remotes import FolderRemotes, fetch_folder_remotes, remotes_of, tell_uncommitted
+from factory.workspace.looking import look
 from factory.workspace.reading import read_refs
 from factory.workspace.remote import RemoteRefs, Start, also_a_tag, list_refs, resolve
 from factory.workspace.resuming import resume
@@ -132,7 +132,7 @@ class Preparing:
         """What a checkpoint had is pushed already: a resumed term has nothing new."""
         term.last_head = term.base
         if resumed:
-            seen = await saving.look(term, "look", self._tmp)
+            seen = await look(term, "look", self._tmp)
             if seen.snapshot == term.base:
                 term.pushed, term.last_head = seen.pushed, seen.head or term.base
 

@@ -9,8 +9,8 @@ from typing import Any
 from factory.git.environment import factory_env
 from factory.git.run import GitError, git, run
 from factory.ports import Fault, WorkspaceError
+from factory.workspace.looking import BUNDLES, PENDING, STASH, WORKTREES
 from factory.workspace.objects import own_objects
-from factory.workspace.saving import BUNDLES, PENDING, STASH, WORKTREES
 from factory.workspace.term_repository import SAFE, TermRepository
 from schemas.work import Checkpoint
 

@@ -23,6 +23,7 @@ from factory.git.run import GitError, git
 from factory.git.urls import Reach, reach_of
 from factory.ports import Fault, Place, Saved, WorkspaceError, Worktree
 from factory.workspace import publishing, saving
+from factory.workspace.looking import look
 from factory.workspace.older import set_aside_worktrees
 from factory.workspace.preparing import Preparing
 from factory.workspace.reading import linked_worktrees, read_refs
@@ -100,7 +101,7 @@ class Workspaces:
         """Whether all that is in the tree is pushed, or is what the term began with. Raises GitError."""
         term = _of(tree)
         try:
-            seen = await saving.look(term, "look", self._tmp)
+            seen = await look(term, "look", self._tmp)
         except OSError as error:
             raise GitError(f"no snapshot: {error}") from error
         term.notes = (*seen.notes, *_beside_the_tree(term.folder, seen.worktrees))
@@ -228,7 +229,7 @@ class Workspaces:
                 kept=doc["kept"],
             )
             self._tmp.mkdir(parents=True, exist_ok=True)
-            seen = await saving.look(term, "look", self._tmp)
+            seen = await look(term, "look", self._tmp)
             if doc["pushed"] is not None:
                 tree, head, branch, beside = doc["pushed"]
                 term.pushed = Pushed(tree, head, branch, tuple((name, commit) for name, commit in beside))
