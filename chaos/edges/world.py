@@ -181,6 +181,11 @@ class Machine:
             await asyncio.sleep(after_s)
             self.start()
 
+    async def keep_up(self) -> None:
+        """As `up` does: what ended by itself is started again."""
+        if not self._turn.locked() and self._process is not None and not self._process.is_alive():
+            await self.restart(BACK_S)
+
     def kill(self) -> None:
         if self._process is not None and self._process.is_alive():
             os.kill(self._process.pid or 0, signal.SIGKILL)
@@ -326,6 +331,8 @@ class World:
             waiting = {name: job for name, job in jobs.items() if not await self._is_over(name, job)}
             if not waiting:
                 return
+            for machine in self.machines.values():
+                await machine.keep_up()
             if time.monotonic() > until:
                 self.played.gave_up = ", ".join(f"{name} is {job.stage}" for name, job in waiting.items())
                 return
