@@ -116,7 +116,7 @@ class ScriptedTrees:
         machine = self._machine
         await machine.takes(0.02, 0.4)
         if machine.broken:
-            raise WorkspaceError("simulated: the disk is read-only", Fault.MACHINE)
+            raise WorkspaceError("simulated: Read-only file system", Fault.MACHINE)
         base = NOTHING
         if grant.checkpoint is not None:
             base = grant.checkpoint.commit

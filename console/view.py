@@ -22,6 +22,8 @@ BADGES = {
     "degraded": "yellow",
     "down": "red",
 }
+CUT_COLUMNS = ("title",)  # where a terminal is narrow, before anything else is
+WHOLE_COLUMNS = ("id", "stage", "priority", "factory", "attempt", "since")
 JOB_COLUMNS = ("id", "stage", "priority", "title", "factory", "attempt", "since")
 FACTORY_COLUMNS = ("id", "health", "transport", "seats", "engines", "capabilities", "session", "holding")
 
@@ -124,7 +126,10 @@ def job_facts(job: dict[str, Any], runs: Sequence[dict[str, Any]], phase: str | 
         facts += result_lines(result)
         if result.get("branch"):
             facts.append(("branch", plain(result["branch"])))
-        facts += [("verify", f"{plain(one['command'])} -> {one['rc']}") for one in result.get("verify", [])]
+        for one in result.get("verify", []):
+            facts.append(("verify", f"{plain(one['command'])} -> {one['rc']}"))
+            tail = one.get("tail", "").strip().splitlines() if one["rc"] else []
+            facts += [("", plain(line)) for line in tail[-RESULT_LINES:]]
     facts += [
         ("run", f"term {run['leaseEpoch']} on {run['factoryId']}: {run.get('outcome') or 'running'}") for run in runs
     ]

@@ -41,6 +41,8 @@ class Fitness:
                 if self.unfit is not None:  # on another seat: no probe shows more
                     self._turn(None)
             return
+        if not end.shows_machine:  # a repository that is not there, say, is nowhere
+            return
         self._failed[grant.job_id] = grant
         if len(self._failed) >= IN_A_ROW and self.unfit is None:
             first_line = (end.result.summary or "").partition("\n")[0]

@@ -25,7 +25,7 @@ from bus.subjects import client_name, inbox_prefix
 from factory.detect import detected_here
 from factory.engines.port import EngineAdapter
 from factory.engines.shell import ShellEngine
-from factory.git.environment import FACTORY
+from factory.git.environment import FACTORY, freeze_global_config
 from factory.identity import Identity
 from factory.life import Life, Parts
 from factory.link.bus import BusLink
@@ -148,6 +148,7 @@ async def run(settings: Settings, edges: Edges | None = None) -> None:
         if await end_marked(FACTORY, str(settings.data)):
             log.warning("git of an earlier session is ended")
         os.environ[FACTORY] = str(settings.data)
+        freeze_global_config(settings.data / "gitconfig")
         if settings.scratch.exists():  # of terms that nobody will go on with
             await asyncio.to_thread(remove_folder, settings.scratch)
         await bus.start()
@@ -175,6 +176,8 @@ async def run(settings: Settings, edges: Edges | None = None) -> None:
             await cancel(pruning)
         await bus.close()
         await rest.close()
+        with suppress(OSError):  # trees of terms may be in it still
+            settings.scratch.rmdir()
         identity.release()
 
 
@@ -247,6 +250,9 @@ def _told(asked: Mode | None) -> Mode:
 
 def _hidden(data: Path | None, asked: Sequence[Path], *secrets: Path | None) -> tuple[Path, ...]:
     """`data` None: the factory lives beside the others of this user, in one folder that is the fleet's."""
+    for path in asked:
+        if not path.expanduser().exists() or str(path) == ".":
+            raise ValueError(f"--hide {path}: there is nothing of that name")
     fleets = [DEFAULT_DATA] if data is None else []
     return tuple(path.expanduser().resolve() for path in (*fleets, *asked, *secrets) if path is not None)
 

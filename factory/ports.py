@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from factory.git.run import GitError
 from schemas.messages import Grant
 
 
@@ -25,6 +26,10 @@ class WorkspaceError(Exception):
     def __init__(self, sentence: str, fault: Fault) -> None:
         super().__init__(sentence)
         self.fault = fault
+
+
+class TreeError(GitError):
+    """What the job left in its tree keeps git from saving it, in a sentence."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from factory.engines.port import Command, EngineAdapter, EngineRefusal
-from factory.git.run import GitError, is_refusal
+from factory.git.run import GitError, is_machines, is_refusal
 from factory.log_delivery import LogDelivery
-from factory.ports import Ended, Fault, Launch, RunningEngine, Saved, Trees, WorkspaceError, Worktree
+from factory.ports import Ended, Fault, Launch, RunningEngine, Saved, TreeError, Trees, WorkspaceError, Worktree
 from factory.surroundings.folders import TermFolders
 from factory.surroundings.surroundings import Surroundings, SurroundingsError
 from factory.term_log import TermLog
@@ -39,13 +39,16 @@ RELEASED = (Outcome.RELEASED, Outcome.PREEMPTED, Outcome.CANCELLED)
 
 @dataclass(frozen=True)
 class TermEnd:
-    """What is to be said of the term: a report, or a release (`release` True). `tree`: what there is to be tidied."""
+    """What is to be said of the term: a report, or a release (`release` True). `tree`: what there is to be tidied.
+    `shows_machine`: that it failed tells something of this machine, not of the job's source or wishes alone.
+    """
 
     result: Result
     release: bool = False
     insights: Insights = field(default_factory=Insights)
     checkpoint: Checkpoint | None = None
     tree: Worktree | None = None
+    shows_machine: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,13 @@ class Ran:
 
 @dataclass(frozen=True)
 class Verified:
-    """The commands that ran, in order; the last one may have failed. `cut`: why they were broken off."""
+    """The commands that ran, in order; the last one may have failed. `cut`: why they were broken off; `broke`: what
+    kept this machine from running one.
+    """
 
     evidence: tuple[VerifyEvidence, ...] = ()
     cut: EndReason | None = None
+    broke: str | None = None
 
     @property
     def failed(self) -> VerifyEvidence | None:
@@ -195,8 +201,8 @@ class Term:
             end = _blameless(str(error), anywhere=False)
         except EngineRefusal as error:
             end = _blameless(str(error), anywhere=not error.here)
-        except OSError as error:
-            end = _blameless(str(error), anywhere=False)
+        except (OSError, MemoryError) as error:
+            end = replace(_blameless(str(error) or "no memory", anywhere=False), shows_machine=True)
         except Exception as error:
             log.exception("the term of %s broke", self.grant.job_id)
             end = self._failed(f"the factory made a mistake: {error!r}", output)
@@ -223,7 +229,7 @@ class Term:
     async def _is_cleaned_up(self, tree: Worktree) -> bool:
         try:
             return await self.tools.trees.clean_up(tree)
-        except (GitError, OSError) as error:
+        except (GitError, OSError, MemoryError) as error:
             log.warning("whether all of %s is saved cannot be seen: %s", self.grant.job_id, error)
             return False
 
@@ -265,13 +271,22 @@ class Term:
         if ran.cut is not None:
             return await self._cut_short(ran.cut, work)
         if ran.ended.reason == "not_started":
-            return _blameless(f"the engine could not be started: {ran.ended.error}", anywhere=False)
+            end = _blameless(f"the engine could not be started: {ran.ended.error}", anywhere=False)
+            return replace(end, shows_machine=True)
+        if ran.ended.reason == "launcher_gone":
+            checkpoint = await work.save_last("work of an engine whose launcher was killed")
+            return replace(
+                _blameless(f"the engine's run broke off: {ran.ended.error}", anywhere=False), checkpoint=checkpoint
+            )
         if ran.ended.rc != 0:
             checkpoint = await work.save_last("work of a failed engine")
             return self._failed(_how(ran.ended, output, self._begins), output, checkpoint, work=work)
         said = output.tail(since=self._begins)
         try:
             saved = await self._save(work)
+        except TreeError as error:
+            work.tree.notes += (f"the work could not be saved: {error}",)
+            return self._failed(_how(ran.ended, output, self._begins), output, work=work)
         except GitError as error:
             work.tree.notes += (f"the work could not be saved: {error}",)
             return _blameless("\n".join(work.told()), anywhere=is_refusal(error))  # of a server, it is everybody's
@@ -280,6 +295,8 @@ class Term:
         verified = await self._verify(work, output)
         if verified.cut is not None:
             return await self._cut_short(verified.cut, work, saved.checkpoint)
+        if verified.broke is not None:
+            return replace(_blameless(verified.broke, anywhere=False), checkpoint=saved.checkpoint)
         return await self._publish(work, saved, verified, said, output)
 
     async def _save(self, work: Work) -> SavedWork | None:
@@ -303,6 +320,8 @@ class Term:
             ran = await self._run_program(work, ("sh", "-c", command), {}, output)
             if ran.cut is not None:
                 return Verified(evidence, ran.cut)
+            if ran.ended.reason in ("not_started", "launcher_gone"):
+                return Verified(evidence, broke=f"verify could not be run: {command}: {ran.ended.error}")
             tail = output.tail(since=before)[-VERIFY_TAIL_CHARS:]
             evidence = (*evidence, VerifyEvidence(command=command, rc=ran.ended.rc, tail=tail))
             if ran.ended.rc != 0:
@@ -442,7 +461,8 @@ def _why_kept(tree: Worktree, *, superseded: bool) -> str:
 
 def _blameless(why: str, *, anywhere: bool) -> TermEnd:
     """No fault of the job's engine. `anywhere`: no other machine could do it either."""
-    return TermEnd(Result(outcome=Outcome.UNRUNNABLE if anywhere else Outcome.MACHINE_FAILED, summary=why))
+    outcome = Outcome.UNRUNNABLE if anywhere else Outcome.MACHINE_FAILED
+    return TermEnd(Result(outcome=outcome, summary=why), shows_machine=not anywhere and is_machines(why))
 
 
 def _ending(engine: RunningEngine) -> Callable[[EndReason], None]:

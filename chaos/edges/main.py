@@ -30,6 +30,8 @@ def edges(
     mutations: Annotated[bool, typer.Option("--mutations", help="Break the hands instead, one way at a time.")] = False,
 ) -> None:
     """Real engines in real repositories under real faults. Exit code 1 if a promise was broken, or a break not seen."""
+    if keep is not None and seed is None:
+        raise typer.BadParameter("--keep goes with --seed: the others are removed when they are judged")
     if mutations:
         raise typer.Exit(_mutations(seeds, jobs))
     if seed is not None:

@@ -42,7 +42,7 @@ def installed() -> list[Finding]:
         _program("sh", True, "install a POSIX shell: the shell engine and verify need it"),
         _program("nats-server", False, 'absent: pip install "agent-gigafactory[local]", or REST only'),
         *(
-            _program(name, False, "absent: its jobs are never offered to this machine")
+            Finding(name, None, f"{shutil.which(name) or 'absent'}: this release runs no jobs with it")
             for name in ("claude", "codex", "devin")
         ),
     ]

@@ -92,8 +92,9 @@ def _print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], badge:
             typer.echo("\t".join(row))
         return
     table = Table(box=None, pad_edge=False)
-    for place, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=place == 0)
+    for column in columns:
+        cut = column in view.CUT_COLUMNS
+        table.add_column(column, overflow="ellipsis" if cut else "fold", no_wrap=cut or column in view.WHOLE_COLUMNS)
     for row in rows:
         cells = [escape(cell) for cell in row]
         colour = view.BADGES.get(cells[badge].split(" ")[0], "white")

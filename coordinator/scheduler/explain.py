@@ -11,6 +11,9 @@ from coordinator.scheduler.score import score
 from coordinator.scheduler.snapshot import FactoryView, Snapshot, age_s
 from schemas.base import timestamp_text
 from schemas.job import Job, Stage
+from schemas.manifest import STRICT_SANDBOX
+
+REASON_CHARS = 300
 
 
 def explain(job: Job, snapshot: Snapshot) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def explain(job: Job, snapshot: Snapshot) -> dict[str, Any]:
         "reason": reason,
         "wouldStartIf": would_start_if,
         "weightsVersion": snapshot.weights_of(job.product_id).version,
-        "candidates": _candidates(job, snapshot, against),
+        "candidates": [] if job.is_finished else _candidates(job, snapshot, against),
     }
 
 
@@ -64,14 +67,18 @@ def _reason(job: Job, snapshot: Snapshot, against: dict[str, list[Obstacle]]) ->
         case Stage.TESTING:
             return "It is done and waits for a person to ship it.", []
         case Stage.FAILED if job.not_before is not None:
-            when = timestamp_text(job.not_before)
-            return (
-                f"It failed and is tried again at {when} ({job.retries.used} of {job.retries.max} retries used).",
-                [],
-            )
+            when = f"{job.not_before:%Y-%m-%d %H:%M:%SZ}"
+            return f"It failed and is tried again at {when} ({job.retries.used} of {job.retries.max} retries used).", []
         case _:
-            ended = f": {job.result.outcome}" if job.result and job.stage is not Stage.SHIPPED else ""
-            return f"It is finished ({job.stage}{ended}).", []
+            return _ended(job)
+
+
+def _ended(job: Job) -> tuple[str, list[str]]:
+    if job.stage is Stage.SHIPPED or job.result is None:
+        return f"It is finished ({job.stage}).", []
+    first = (job.result.summary or "").strip().partition("\n")[0]
+    why = f": {first[:REASON_CHARS]}" if first else ""
+    return f"It ended as {job.result.outcome}{why}.", [f"a person tries it again: gigafactory requeue {job.id}"]
 
 
 def _waiting(job: Job, snapshot: Snapshot, against: dict[str, list[Obstacle]]) -> tuple[str, list[str]]:
@@ -112,7 +119,13 @@ def _nobody_can(job: Job, factories: tuple[FactoryView, ...]) -> tuple[str, list
     lacking = [name for name in job.capabilities if all(name not in view.capabilities for view in here)]
     if lacking:
         names = ", ".join(lacking)
-        return f"No factory has the capability {names}.", [f"a factory with {names} joins"]
+        joins = [f"a factory with {names} joins"]
+        joins += (
+            ["a factory is started with --sandbox strict, as `gigafactory up` may be"]
+            if STRICT_SANDBOX in lacking
+            else []
+        )
+        return f"No factory has the capability {names}.", joins
     if job.checkpoint is not None and job.checkpoint.local not in (None, *(view.id for view in here)):
         where = job.checkpoint.local
         return f"The work so far lies on {where} alone, which is not here.", [f"{where} comes back"]

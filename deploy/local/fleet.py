@@ -47,6 +47,7 @@ class LocalSettings:
     sandbox: str | None = None
     workspaces: tuple[str, ...] = ()
     pass_env: tuple[str, ...] = ()
+    entitled: tuple[str, ...] = ()  # what each factory may offer besides its own, if it finds it on the machine
 
 
 class Child:
@@ -107,7 +108,7 @@ class LocalFleet:
         self._settings = settings
         self._say = say
         data = settings.data
-        self.secrets = Secrets(data / "secrets", settings.product_id, settings.members)
+        self.secrets = Secrets(data / "secrets", settings.product_id, settings.members, settings.entitled)
         self._lock: LockFile | None = None
         self.broker = NatsServer(
             data / "nats", self.secrets.broker_config(), port=settings.bus_port, die_with_parent=True

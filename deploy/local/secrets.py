@@ -31,10 +31,13 @@ class Member:
 
 
 class Secrets:
-    def __init__(self, directory: Path, product_id: str, members: tuple[Member, ...]) -> None:
+    def __init__(
+        self, directory: Path, product_id: str, members: tuple[Member, ...], entitled: tuple[str, ...] = ()
+    ) -> None:
         self._directory = directory
         self._product_id = product_id
         self._members = members
+        self._entitled = (*SANDBOXES, *entitled)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         directory.chmod(0o700)
 
@@ -59,7 +62,7 @@ class Secrets:
                 "id": member.id,
                 "productId": self._product_id,
                 "products": [self._product_id],
-                "capabilities": [*member.capabilities, *SANDBOXES],
+                "capabilities": list(self._capabilities(member)),
                 "tokenHash": token_hash(self.token_file(member.id).read_text().strip()),
                 "busKey": _public(self.seed_file(member.id)),
             }
@@ -74,12 +77,13 @@ class Secrets:
         _write_private(path, orjson.dumps({"operators": [operator], "factories": factories}))
         return path
 
+    def _capabilities(self, member: Member) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*member.capabilities, *self._entitled)))
+
     def broker_config(self) -> BrokerConfig:
         system = self._kept("system.nkey", lambda: create_nkey().seed)
         users = tuple(
-            BrokerUser(
-                member.id, _public(self.seed_file(member.id)), (self._product_id,), (*member.capabilities, *SANDBOXES)
-            )
+            BrokerUser(member.id, _public(self.seed_file(member.id)), (self._product_id,), self._capabilities(member))
             for member in self._members
         )
         return BrokerConfig(_public(self.coordinator_seed_file), _public(system), users)

@@ -15,6 +15,7 @@ import typer
 
 from bus.server import BrokerError
 from deploy.local.fleet import Child, LocalFleet, LocalFleetError, LocalSettings
+from factory.detect import detected_here
 from factory.surroundings.sandbox import Mode, chosen
 from factory.surroundings.variables import check_pattern
 from factory.workspace.source import named_folder
@@ -93,7 +94,9 @@ def main(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="The folder PATH for jobs with `cwd: NAME`; repeat it."),
     ] = None,
-    sandbox: Annotated[str | None, typer.Option(help="veil, strict or off (see `gigafactory factory --help`).")] = None,
+    sandbox: Annotated[
+        Mode | None, typer.Option(help="veil, strict or off (see `gigafactory factory --help`).")
+    ] = None,
     pass_env: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A variable that jobs get, or its beginning and a *; repeat it."),
@@ -101,7 +104,7 @@ def main(
 ) -> None:
     """Starts nats-server, a coordinator on SQLite and two factories; Ctrl-C ends all of it."""
     try:
-        mode, no_sandbox = chosen(Mode(sandbox) if sandbox is not None else None)
+        mode, no_sandbox = chosen(sandbox)
         folders = [named_folder(text) for text in workspace or ()]
         settings = LocalSettings(
             data.resolve(),
@@ -111,11 +114,14 @@ def main(
             workspaces=tuple(f"{name}={path}" for name, path in folders),
             sandbox=mode,
             pass_env=tuple(check_pattern(pattern) for pattern in pass_env or ()),
+            entitled=detected_here(),
         )
         fleet = LocalFleet(settings, typer.echo)
         asked = _Asked()
         fleet.start()
-    except (LocalFleetError, OSError, ValueError) as error:
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except (LocalFleetError, OSError) as error:
         typer.echo(f"gigafactory up: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"the fleet is up: {fleet.url}")

@@ -11,6 +11,9 @@ import re
 import subprocess
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
+
+from factory.git.config import Entry, append_config
 
 IDENTITY = {"NAME": "Agent Gigafactory", "EMAIL": "factory@gigafactory.invalid"}
 ASKS_NOBODY = {
@@ -19,6 +22,7 @@ ASKS_NOBODY = {
 }  # empty: git then asks neither core.askPass nor SSH_ASKPASS
 NEVER = frozenset({"SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "GCM_INTERACTIVE"})
 
+GLOBAL = "GIGAFACTORY_GIT_GLOBAL"  # the file with git's global configuration as it was when the factory started
 FACTORY = "GIGAFACTORY_FACTORY"  # in the environment of every git that a factory runs: its data folder
 OWN = ("GIGAFACTORY_", "AQ_FLEET_", "COSMOS_")  # the factory's own: nothing that it starts needs to know
 
@@ -39,6 +43,8 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
 def factory_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """For a git that the factory runs itself: it never asks, and commits under the factory's name."""
     env = {name: value for name, value in inherited(os.environ).items() if not name.startswith(OWN) or name == FACTORY}
+    if (frozen := os.environ.get(GLOBAL)) is not None:  # a job may write to the user's own
+        env["GIT_CONFIG_GLOBAL"] = frozen
     for role in ("AUTHOR", "COMMITTER"):
         for name, value in IDENTITY.items():
             env[f"GIT_{role}_{name}"] = value
@@ -53,6 +59,26 @@ def factory_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     if not {"GIT_SSH", "GIT_SSH_COMMAND"} & env.keys() and not _has_ssh_command():
         env["GIT_SSH_COMMAND"] = "ssh -o BatchMode=yes -o ConnectTimeout=30"
     return env | dict(extra or {})
+
+
+def freeze_global_config(file: Path) -> None:
+    """Writes git's global configuration, with what it includes, as one file, and makes the factory's git use that."""
+    argv = ["git", "config", "--global", "--includes", "--list", "-z"]
+    said = subprocess.run(argv, cwd="/", env=inherited(os.environ), capture_output=True, check=False).stdout
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    append_config(file, [entry for line in os.fsdecode(said).split("\0") if (entry := _entry(line)) is not None])
+    os.environ[GLOBAL] = str(file)
+
+
+def _entry(line: str) -> Entry | None:
+    """`section.sub.section.name`, and the value on the next lines; without one it is true."""
+    key, newline, value = line.partition("\n")
+    section, _, rest = key.partition(".")
+    subsection, _, name = rest.rpartition(".")
+    if not name or section in ("include", "includeif"):
+        return None
+    return section, subsection or None, name, value if newline else "true"
 
 
 @cache

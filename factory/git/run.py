@@ -27,14 +27,21 @@ ERROR_CHARS = 1000
 
 Progress = Callable[[str], None]
 _begins_error = ("fatal:", "error:", "remote:", " ! ")
-_server_trouble = re.compile(
-    r"unpacker error|bad (tree )?object|missing|failed to (update|lock)|No space|not lock", re.I
+_machine_trouble = re.compile(
+    r"No space left|quota exceeded|Input/output error|Read-only file system|[Cc]annot allocate|out of memory"
+    r"|File too large|Too many open files|\[Errno|ended by signal|no message"
 )
+_server_trouble = re.compile(r"unpacker error|bad (tree )?object|missing|failed to (update|lock)|No space|not lock")
 _line_end = re.compile(r"[\r\n]+")
 
 
 class GitError(Exception):
     """What git and its server said, without what might be a credential."""
+
+
+def is_machines(error: GitError | str) -> bool:
+    """Whether it is about this machine, whatever was asked of it."""
+    return _machine_trouble.search(str(error)) is not None
 
 
 def is_refusal(error: GitError) -> bool:

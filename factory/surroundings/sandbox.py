@@ -23,6 +23,7 @@ from factory.ports import Worktree
 from factory.surroundings.folders import TermFolders
 
 PROBE_S = 10.0
+SYSTEM = (Path("/"), Path("/usr"), Path("/usr/local"))
 VAULTED = ("--perms", "0555", "--tmpfs")
 TMP = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108
 NAME_SERVICE = ("/run/systemd/resolve", "/run/resolvconf", "/run/nscd")
@@ -87,18 +88,21 @@ class Sandbox:
             words += () if network else ("--unshare-net",)
         hidden = _outermost(self.hidden)
         words += self._outside(hidden)
-        for place in tree.open_places:
+        for place in (*tree.open_places, tree.path):  # the tree by itself too: a mount cannot be moved away
             words += ("--bind", str(place), str(place))
         for place in tree.closed_places:
             words += (*VAULTED, str(place), "--remount-ro", str(place))
         words += ("--ro-bind", str(folders.control), str(folders.control))
         words += ("--bind", str(folders.scratch), str(folders.scratch))
+        if self.mode is not Mode.STRICT and folders.home.is_dir():
+            words += ("--bind", str(folders.home), str(folders.home))
         for place in hidden:  # last: before this the mount points in it had to be made
             words += ("--remount-ro", str(place)) if place.is_dir() else ()
         return (*words, "--chdir", str(tree.work_dir))
 
     def place(self, path: Path, tree: Worktree, folders: TermFolders) -> Path | None:
         """Where on this machine that is which a job has at `path`; None where it has nothing."""
+        path = Path(os.path.normpath(path))
         real = path.resolve()
         if any(real.is_relative_to(place.resolve()) for place in (*tree.open_places, folders.scratch)):
             return real
@@ -106,7 +110,8 @@ class Sandbox:
             return None if any(real.is_relative_to(place) for place in self.hidden) else real
         for inside, outside in ((self.home, folders.home), *((place, folders.tmp) for place in TMP)):
             if path.is_relative_to(inside):
-                return outside / path.relative_to(inside)
+                there = (outside / path.relative_to(inside)).resolve()
+                return there if there.is_relative_to(outside.resolve()) else None
         return None
 
     def _own_system(self, folders: TermFolders) -> Iterable[str]:
@@ -128,8 +133,8 @@ class Sandbox:
                 yield from ("--ro-bind", os.devnull, str(path))
 
     def _all_shown(self) -> list[Path]:
-        if self.mode is not Mode.STRICT:
-            return list(self.shown)
+        if self.mode is not Mode.STRICT:  # what the factory runs itself cannot be written to
+            return [*(place for place in _own_programs() if place not in SYSTEM and place.is_dir()), *self.shown]
         places = [*(Path(entry) for entry in os.environ.get("PATH", "").split(os.pathsep) if entry), *_own_programs()]
         covered = (self.home, *TMP, Path("/run"))
         wanted = [place for place in places if any(place.is_relative_to(cover) for cover in covered)]
@@ -144,7 +149,8 @@ def _base(mode: Mode) -> tuple[str, ...]:
         system = ("--dev-bind", "/", "/")
         lost = tuple(f"CAP_{name}" for name in ROOT_LOSES)
     drops = [word for name in lost for word in ("--cap-drop", name)] if os.geteuid() == 0 else []
-    return (*system, "--proc", "/proc", "--unshare-pid", "--die-with-parent", *drops)
+    kernel = ("--ro-bind", "/proc/sys", "/proc/sys") if drops else ()  # root needs no capability to write there
+    return (*system, "--proc", "/proc", *kernel, "--unshare-pid", "--die-with-parent", *drops)
 
 
 def _own_programs() -> tuple[Path, ...]:

@@ -15,11 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.git.config import append_config
 from factory.git.environment import factory_env
 from factory.git.run import GitError, git, run
-from factory.workspace.config import append_config
 from factory.workspace.leading_out import leads_out
-from factory.workspace.reading import git_dir_of, linked_worktrees, module_dirs, read_refs, repositories_inside, stashes
+from factory.workspace.reading import (
+    git_dir_of,
+    linked_worktrees,
+    module_dirs,
+    pending,
+    read_refs,
+    repositories_inside,
+    stashes,
+)
 from factory.workspace.snapshot import FIXED_DATES, add_all
 from factory.workspace.term_repository import SAFE, TermRepository
 
@@ -56,9 +64,9 @@ async def bundle_inside(term: TermRepository, tmp: Path, tips: Sequence[str]) ->
     links = await _links(term, tips) if there else {}
     for name, git_dir, inner in there:
         with tempfile.TemporaryDirectory(dir=tmp, ignore_cleanup_errors=True) as folder:
-            can_fetch = name in term.submodules or inner is None
+            known = term.tips_of(name)
             try:
-                told = await _bundle(inner, git_dir, Path(folder), links.get(name, ()), can_fetch=can_fetch)
+                told = await _bundle(inner, git_dir, Path(folder), links.get(name, ()), known)
             except (GitError, OSError) as error:
                 notes.append(f"the history of the repository {name} is not saved: {error}")
                 continue
@@ -99,10 +107,10 @@ def _inside(term: TermRepository, own: set[Path]) -> Iterator[tuple[str, Path, P
 
 
 async def _bundle(
-    inner: Path | None, git_dir: Path, folder: Path, linked: Collection[str], *, can_fetch: bool
+    inner: Path | None, git_dir: Path, folder: Path, linked: Collection[str], known: Collection[str]
 ) -> tuple[Path, dict[str, Any]] | None:
-    """None where its remote has all of it. By a repository of our own, which borrows its objects. `can_fetch`: it is a
-    submodule that the term began with, so that a resumed term fetches what its remote has.
+    """None where its remote has all of it. By a repository of our own, which borrows its objects. `known`: what a
+    resumed term will have of its remote.
     """
     left = await read_refs(git_dir)
     if left.head is None:
@@ -118,18 +126,19 @@ async def _bundle(
     files = left.head
     if inner is not None:
         files = await _files_of(inner, git_dir, left.head, env, folder / "index")
-    keep = {
-        name: commit
-        for name, commit in left.refs.items()
-        if name.startswith(("refs/heads/", "refs/tags/")) or name == "refs/stash"
-    }
+    keep = {}
+    for name, commit in left.refs.items():
+        as_it_is = name.startswith(("refs/heads/", "refs/tags/", "refs/beside/")) or name == "refs/stash"
+        if not name.startswith("refs/remotes/"):  # what it fetched is at the remote
+            keep[name if as_it_is else f"refs/beside/other/{name.removeprefix('refs/')}"] = commit
+    keep |= {f"refs/beside/pending/{name}": commit for name, commit in pending(git_dir).items()}
     keep |= {HEAD: left.head, FILES: files}
     keep |= {f"refs/beside/stash/{at}": commit for at, (commit, _) in enumerate(stashes(git_dir))}
     keep |= {f"refs/beside/link/{commit}": commit for commit in await _that_are_there(side, linked, env)}
     orders = "".join(f"update {name} {commit}\n" for name, commit in keep.items())
     await git(side, "update-ref", "--stdin", env=env, stdin=os.fsencode(orders))
-    known = [f"^{commit}" for name, commit in left.refs.items() if can_fetch and name.startswith("refs/remotes/")]
-    told = "\n".join(known).encode()
+    there = await _that_are_there(side, known, env)
+    told = "\n".join(f"^{commit}" for commit in there).encode()
     if not await git(side, "rev-list", "--max-count=1", "--all", "--stdin", env=env, stdin=told or b"\n"):
         return None
     file = folder / "bundle"

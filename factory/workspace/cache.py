@@ -16,11 +16,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from factory.git.config import append_config
 from factory.git.environment import factory_env
 from factory.git.run import GitError, Progress, git, run
 from factory.git.urls import Reach
 from factory.ports import Fault, WorkspaceError
-from factory.workspace.config import append_config
 from factory.workspace.remote import RemoteRefs
 from factory.workspace.removal import remove_folder
 from runtime.lockfile import AlreadyLocked, LockFile

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from factory.git.config import Entry
 from factory.git.environment import factory_env
 from factory.git.run import GitError, git, run
 from factory.git.urls import Reach, is_folder, reach_of
-from factory.workspace.config import Entry
 from factory.workspace.source import WORKSPACE
 from factory.workspace.term_repository import TermRepository
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from factory.workspace.reading import common_dir
 
 FANOUT = 2  # letters of a folder of loose objects
+BORROWED_DEPTH = 5
+ALTERNATES_BYTES_MAX = 64 * 1024
 
 
 Place = Callable[[Path], Path | None]
@@ -30,16 +32,35 @@ def leads_out(git_dir: Path, place: Place) -> Path | None:
     for there in (git_dir, common_dir(git_dir)):
         if not sees(there):
             return there
-    for folder, names, files in os.walk(git_dir):
+    common = common_dir(git_dir)
+    for top in dict.fromkeys((git_dir, common)):
+        if (out := _link_out(top, sees)) is not None:
+            return out
+    return _borrowed_out(common / "objects", sees)
+
+
+def _link_out(top: Path, sees: Callable[[Path], bool]) -> Path | None:
+    for folder, names, files in os.walk(top):
         here = Path(folder)
         for name in (*names, *files):
             if (here / name).is_symlink() and not sees(here / name):
                 return here / name
         if here.name == "objects":
             names[:] = [name for name in names if len(name) != FANOUT]
-    alternates = git_dir / "objects" / "info" / "alternates"
-    if alternates.is_file():
-        for line in alternates.read_bytes().splitlines():
-            if line and not sees(git_dir / "objects" / os.fsdecode(line)):
-                return alternates
+    return None
+
+
+def _borrowed_out(objects: Path, sees: Callable[[Path], bool], depth: int = 0) -> Path | None:
+    """Through every list of borrowed objects. One that is quoted, or leads on and on, nobody needs."""
+    alternates = objects / "info" / "alternates"
+    if not alternates.is_file():
+        return None
+    if depth > BORROWED_DEPTH or alternates.stat().st_size > ALTERNATES_BYTES_MAX:
+        return alternates
+    for line in alternates.read_bytes().splitlines():
+        if not line or line.startswith(b"#"):
+            continue
+        there = objects / os.fsdecode(line)
+        if line.startswith(b'"') or not sees(there) or _borrowed_out(there, sees, depth + 1) is not None:
+            return alternates
     return None

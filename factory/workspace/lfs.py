@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from factory.git.config import append_config
 from factory.git.environment import factory_env
 from factory.git.run import git, run
 from factory.ports import Fault, WorkspaceError
-from factory.workspace.config import append_config
 
 FILTER = (
     ("filter", "lfs", "clean", "git-lfs clean -- %f"),

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from factory.git.run import GitError
 from factory.git.urls import is_folder
+from factory.ports import TreeError
 from factory.workspace.bundles import bundle_inside
 from factory.workspace.leading_out import leads_out
 from factory.workspace.objects import own_objects
@@ -23,6 +26,7 @@ from factory.workspace.term_repository import Pushed, TermRepository, make_vault
 
 NOT_BESIDE = ("refs/remotes/", "refs/stash", "refs/resume/", "refs/bisect/")
 STASH, WORKTREES, PENDING, BUNDLES = "stash/", "worktrees/", "pending/", "bundles"
+GIT_READS = frozenset({".gitignore", ".gitattributes", ".gitmodules", ".mailmap"})
 ONLY_FILES = "its files are saved, and of its commits what the last checkpoint had"
 NEW_REPOSITORY = "the job made its folder a new repository: its history does not go on from where the job began"
 
@@ -45,11 +49,15 @@ class Look:
 
 async def look(term: TermRepository, message: str, tmp: Path) -> Look:
     """At what the engine left, wherever it put it; the vault has all of it afterwards. Raises GitError and OSError."""
+    if term.path.is_symlink() or not term.path.is_dir():
+        raise TreeError("the job put something else in the place of its tree: nothing of that is looked at")
+    notes = await asyncio.to_thread(_check_files, term.path)
     if not (term.vault / "HEAD").exists():
         await _make_vault_again(term)
     for lock in await asyncio.to_thread(list, _stale_locks(term)):
         lock.unlink(missing_ok=True)
-    git_dir, notes = _repository_of(term)
+    git_dir, of_repository = _repository_of(term)
+    notes += of_repository
     left = await read_refs(git_dir) if git_dir.exists() else Refs({}, None, None)
     if git_dir.exists() and not _goes_on(term):
         notes += (NEW_REPOSITORY,)
@@ -69,6 +77,8 @@ async def look(term: TermRepository, message: str, tmp: Path) -> Look:
             work = WorkTree(there, git_dir, linked.index_file, linked.head)
             commit = (await snapshots.take(work, None)).commit
         beside[f"{WORKTREES}{linked.name}"] = commit
+        stopped = pending(git_dir / "worktrees" / linked.name)
+        beside |= {f"{PENDING}{linked.name}-{name}": told for name, told in stopped.items()}
     beside, lacking = await _commits_only(term, git_dir, beside)
     notes += lacking
     sign = tuple(sorted(beside.items()))
@@ -79,7 +89,7 @@ async def look(term: TermRepository, message: str, tmp: Path) -> Look:
             beside[BUNDLES] = bundles.commit
             sign = (*sign, (BUNDLES, bundles.sign))
     if taken.left_out:
-        notes += (f"not saved, since this machine has not the filter they go through: {', '.join(taken.left_out)}",)
+        notes += (f"not saved: {', '.join(taken.left_out)}",)
     whole, incomplete = await _own_what_is_whole(term, taken, beside)
     beside = {name: commit for name, commit in beside.items() if name not in incomplete}
     sign = tuple(entry for entry in sign if entry[0] not in incomplete)
@@ -111,6 +121,23 @@ async def _own_what_is_whole(term: TermRepository, taken: Snapshot, beside: dict
         snapshot = await term.in_vault(*argv, env=env)
         await own_objects(term, [snapshot], known)
     return snapshot, incomplete
+
+
+def _check_files(top: Path) -> tuple[str, ...]:
+    """What git only warns of, or would wait for without end. Raises TreeError."""
+    unread: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        unread.append(str(Path(str(error.filename)).relative_to(top)))
+
+    for folder, names, files in os.walk(top, onerror=unreadable):
+        for name in GIT_READS.intersection(files):
+            mode = os.lstat(os.path.join(folder, name)).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+                raise TreeError(f"{Path(folder, name).relative_to(top)} is no file: git would wait for it")
+        if ".git" in names:
+            names.remove(".git")
+    return (f"not saved, since it cannot be read: {', '.join(sorted(unread))}",) if unread else ()
 
 
 def _stale_locks(term: TermRepository) -> Iterator[Path]:

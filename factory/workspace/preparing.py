@@ -8,7 +8,7 @@ from pathlib import Path
 
 from factory.git.run import git
 from factory.git.urls import Reach
-from factory.ports import Fault, WorkspaceError
+from factory.ports import Fault, Place, WorkspaceError
 from factory.workspace.bundles import read_bundles, try_restore_inside
 from factory.workspace.cache import REFSPECS, Caches
 from factory.workspace.folder_remotes import FolderRemotes, fetch_folder_remotes, remotes_of, tell_uncommitted
@@ -33,7 +33,8 @@ _commit = re.compile(r"[0-9a-f]{40,64}")
 class Preparing:
     """`own`: the repository where the work of trees without one is pushed, and resumed from."""
 
-    def __init__(self, root: Path, workspace_map: Mapping[str, Path]) -> None:
+    def __init__(self, root: Path, workspace_map: Mapping[str, Path], place: Place | None = None) -> None:
+        self._place = place
         self._map = workspace_map
         self._caches = Caches(root / "cache")
         self._own = root / "repos" / "own"
@@ -88,7 +89,7 @@ class Preparing:
 
         async def make(cache: Path) -> TermRepository:
             start = await self._start(source, grant, there, cache)
-            term = _term(folder, source.reach, grant, base=start.commit, remote=source.url, local=local)
+            term = self._term(folder, source.reach, grant, base=start.commit, remote=source.url, local=local)
             progress(f"checking out {start.branch or start.commit[:12]}{also_a_tag(grant.ref, there)}")
             await clone(term, cache, source.remote, there, start, tuple(remotes.config))
             return term
@@ -114,7 +115,7 @@ class Preparing:
             if not (self._own / "HEAD").exists():
                 self._own.parent.mkdir(parents=True, exist_ok=True)
                 await git(self._own.parent, "init", "--quiet", "--bare", "--template=", str(self._own))
-        term = _term(folder, Reach(str(self._own), {}), grant, base="", remote=None, local=True)
+        term = self._term(folder, Reach(str(self._own), {}), grant, base="", remote=None, local=True)
         await git(folder, "init", "--quiet", str(term.path))
         await give_identity(term.path)
         await git(term.path, *SAFE, "commit", "--quiet", "--allow-empty", "--message", "an empty tree")
@@ -128,6 +129,26 @@ class Preparing:
         await self._note_beginning(term, resumed=checkpoint is not None)
         return term
 
+    def _term(
+        self, folder: Path, reach: Reach, grant: Grant, *, base: str, remote: str | None, local: bool
+    ) -> TermRepository:
+        path = folder / "tree"
+        term = TermRepository(
+            path=path,
+            work_dir=path,
+            remote=remote,
+            job_id=grant.job_id,
+            lease_epoch=grant.lease_epoch,
+            base=base,
+            local=local,
+            folder=folder,
+            reach=reach,
+            retries_used=grant.retries_used,
+        )
+        if (place := self._place) is not None:
+            term.place = lambda path: place(path, term)
+        return term
+
     async def _note_beginning(self, term: TermRepository, *, resumed: bool) -> None:
         """What a checkpoint had is pushed already: a resumed term has nothing new."""
         term.last_head = term.base
@@ -135,22 +156,6 @@ class Preparing:
             seen = await look(term, "look", self._tmp)
             if seen.snapshot == term.base:
                 term.pushed, term.last_head = seen.pushed, seen.head or term.base
-
-
-def _term(folder: Path, reach: Reach, grant: Grant, *, base: str, remote: str | None, local: bool) -> TermRepository:
-    path = folder / "tree"
-    return TermRepository(
-        path=path,
-        work_dir=path,
-        remote=remote,
-        job_id=grant.job_id,
-        lease_epoch=grant.lease_epoch,
-        base=base,
-        local=local,
-        folder=folder,
-        reach=reach,
-        retries_used=grant.retries_used,
-    )
 
 
 def _checked(checkpoint: Checkpoint) -> Checkpoint:

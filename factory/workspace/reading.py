@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from factory.git.run import GitError, git
 
-PENDING = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "rebase-merge/autostash", "rebase-apply/autostash")
+STOPPED = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "MERGE_AUTOSTASH")
+PENDING = (*STOPPED, *(f"rebase-{kind}/{name}" for kind in ("merge", "apply") for name in ("autostash", "orig-head")))
 _commit_line = re.compile(rb"([0-9a-f]{40,64})\b")
 _stash_entry = re.compile(rb"[0-9a-f]+ ([0-9a-f]{40,64}) [^\t]*(?:\t(.*))?")
 
@@ -87,7 +88,7 @@ def pending(git_dir: Path) -> dict[str, str]:
     for name in PENDING:
         file = git_dir / name
         if file.is_file() and (commit := _commit_line.match(file.read_bytes())):
-            found[name.rpartition("/")[2]] = commit[1].decode()
+            found[name.replace("/", "-")] = commit[1].decode()
     return found
 
 

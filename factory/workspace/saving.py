@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from factory.git.environment import IDENTITY, factory_env
-from factory.git.run import run
-from factory.ports import Saved
+from factory.git.run import GitError, is_machines, run
+from factory.ports import Saved, TreeError
 from factory.workspace import lfs
 from factory.workspace.looking import Look, look
 from factory.workspace.term_repository import TermRepository, push
@@ -22,7 +22,12 @@ from factory.workspace.term_repository import TermRepository, push
 
 async def save(term: TermRepository, message: str, tmp: Path) -> Saved | None:
     """None: nothing new since the last push, or since the term began. Raises GitError and OSError."""
-    seen = await look(term, message, tmp)
+    try:
+        seen = await look(term, message, tmp)
+    except GitError as error:
+        if isinstance(error, TreeError) or is_machines(error):
+            raise
+        raise TreeError(str(error)) from error  # what git stumbles over there, the job has put there
     term.notes = seen.notes
     if is_saved(term, seen):
         return None

@@ -27,6 +27,7 @@ SAME_SECOND_S = 1.01
 ONLY_HIDDEN = "outside of your sparse-checkout"
 ADD_TRIES = 6
 HIDDEN_TRIES = 3
+EXCLUDE_BYTES_MAX = 1 << 20
 FIXED_DATES = {"GIT_AUTHOR_DATE": "@0 +0000", "GIT_COMMITTER_DATE": "@0 +0000"}  # the same content is the same commit
 TAKEN_FILTERS = frozenset({"unspecified", "unset", "set"})
 
@@ -113,8 +114,11 @@ class Snapshots:
     async def _add_steadily(self, work: WorkTree, env: Mapping[str, str], folder: Path) -> tuple[str, ...]:
         """A file that goes while git looks at it makes it give up: the next look sees the tree without it."""
         for _ in range(ADD_TRIES - 1):
-            with contextlib.suppress(GitError):
+            try:
                 return await add_all(work.path, env, folder)
+            except GitError as error:
+                if "no sign of life" in str(error):  # it would wait as long once more
+                    raise
         return await add_all(work.path, env, folder)
 
 
@@ -146,7 +150,10 @@ async def _take_links(top: Path, env: Mapping[str, str]) -> tuple[list[str], lis
 
 def _exclude_of(git_dir: Path) -> bytes:
     exclude = git_dir / "info" / "exclude"
-    return exclude.read_bytes() if exclude.is_file() else b""
+    if not exclude.is_file():
+        return b""
+    with exclude.open("rb") as file:
+        return file.read(EXCLUDE_BYTES_MAX)
 
 
 def _sign(index: Path) -> str | None:
@@ -191,7 +198,14 @@ async def unknown_filters(top: Path, env: Mapping[str, str]) -> tuple[str, ...]:
     known = {
         driver: await _has_filter(repository, driver) for driver in {driver for _, driver in pairs} - TAKEN_FILTERS
     }
-    return tuple(name for name, driver in pairs if driver not in TAKEN_FILTERS and not known[driver])
+    lacking = [name for name, driver in pairs if driver not in TAKEN_FILTERS and not known[driver]]
+    return tuple(lacking)
+
+
+async def _unreadable(top: Path, env: Mapping[str, str]) -> list[str]:
+    said = await git(top, "ls-files", "--modified", "--others", "--exclude-standard", "-z", env=env)
+    there = [name for name in said.split("\0") if name and (top / name).is_file() and not (top / name).is_symlink()]
+    return [name for name in there if not os.access(top / name, os.R_OK)]
 
 
 async def _has_filter(repository: Path, driver: str) -> bool:
@@ -216,17 +230,24 @@ async def add_all(top: Path, env: Mapping[str, str], folder: Path) -> tuple[str,
     commit, or refuse all where it has none. Gives what was left out (see `unknown_filters`). `folder`: for their
     indexes. Raises GitError.
     """
-    left_out = list(await unknown_filters(top, env))
+    lacking = await unknown_filters(top, env)
+    left_out = [f"{name} (this machine has not the filter that it goes through)" for name in lacking]
     others = await git(top, "ls-files", "--others", "--exclude-standard", "-z", env=env)
     inside = [name.rstrip("/") for name in others.split("\0") if name.endswith("/")]
     links, broken = await _take_links(top, env)
     inside += broken
-    without = [f":(exclude,top,literal){name}" for name in (*inside, *left_out, *links)]
+    without = [f":(exclude,top,literal){name}" for name in (*inside, *lacking, *links)]
     spec = os.fsencode("\0".join([".", *without]))
     try:
         await git(top, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", env=env, stdin=spec)
     except GitError as error:
-        if ONLY_HIDDEN not in str(error):  # git takes it for a mistake that there is nothing but what is hidden
+        if "Permission denied" in str(error):  # one file that cannot be read must not keep all others out
+            unread = await _unreadable(top, env)
+            without += [f":(exclude,top,literal){name}" for name in unread]
+            left_out += [f"{name} (it cannot be read)" for name in unread]
+            spec = os.fsencode("\0".join([".", *without]))
+            await git(top, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", env=env, stdin=spec)
+        elif ONLY_HIDDEN not in str(error):  # git takes it for a mistake that there is nothing but what is hidden
             raise
     for name in inside:
         index = folder / hashlib.sha256(os.fsencode(top / name)).hexdigest()

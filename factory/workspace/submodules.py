@@ -13,7 +13,8 @@ from factory.git.urls import Reach, is_folder, reach_of
 from factory.ports import Fault, WorkspaceError
 from factory.workspace.bundles import unbundle
 from factory.workspace.cache import REFSPECS, Caches
-from factory.workspace.reading import git_dir_of
+from factory.workspace.leading_out import as_it_is
+from factory.workspace.reading import git_dir_of, read_refs
 from factory.workspace.remote import list_refs
 from factory.workspace.term_repository import SAFE, TermRepository
 
@@ -49,11 +50,16 @@ class Submodules:
             there = await git(top, "config", "--get", f"submodule.{module.name}.url", ok=(0, 1))
             if not there:
                 continue
-            if is_folder(there) and not is_folder(url):
-                sentence = f"submodule {module.path}: {there} is a folder of this machine, and {url} is not"
+            if is_folder(there) and (not is_folder(url) or not self._may_have(there)):
+                sentence = f"submodule {module.path}: {there} is a folder of this machine that no job may be given"
                 raise WorkspaceError(sentence, Fault.MANIFEST)
             await self._populate(top, module, there)
             await self.populate(top / module.path, there)
+
+    def _may_have(self, url: str) -> bool:
+        """In a sandbox only what the job could read by itself."""
+        path = Path(url.removeprefix("file://"))
+        return self._term.place is as_it_is or self._term.place(path) == path.resolve()
 
     async def _populate(self, top: Path, module: Submodule, url: str) -> None:
         reach, folder = reach_of(url), top / module.path
@@ -80,6 +86,9 @@ class Submodules:
         back = _join(folder, git_dir)
         await git(git_dir, "config", "core.worktree", back, env={"GIT_DIR": str(git_dir)})
         await git(folder, "remote", "set-url", "origin", reach.url)
+        tips = [commit for name, commit in (await read_refs(git_dir)).refs.items() if name.startswith("refs/remotes/")]
+        for place in (folder, git_dir):
+            self._term.submodule_tips[str(place.relative_to(self._term.path))] = frozenset(tips)
         for place in (folder, git_dir):
             saved = self._saved.get(str(place.relative_to(self._term.path)))
             if saved is not None:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from factory.git.config import Entry, append_config
 from factory.git.environment import IDENTITY, factory_env
 from factory.git.run import GitError, git, run
 from factory.git.urls import Reach
 from factory.ports import Fault, WorkspaceError, Worktree
 from factory.workspace import lfs
-from factory.workspace.config import Entry, append_config
 from factory.workspace.leading_out import as_it_is
 from factory.workspace.reading import read_refs
 from factory.workspace.remote import FLEET_HEADS, RemoteRefs, Start
@@ -58,7 +58,8 @@ class Pushed(NamedTuple):
 @dataclass(kw_only=True)
 class TermRepository(Worktree):
     """`folder`: of the term. `granted`: the refs that its repository began with. `snapshot`: the last one, `kept`: the
-    commit that joins it with all that is beside it and with those before it. `submodules`: path -> URL, at the start.
+    commit that joins it with all that is beside it and with those before it. `submodules`: path -> URL, at the start,
+    and `submodule_tips` what their remotes had then.
     `kept_at`: the ref that has it at the source. `place`: where
     that is which the term's programs have at a path, None where they have nothing.
     """
@@ -72,8 +73,14 @@ class TermRepository(Worktree):
     pushed: Pushed | None = None
     last_head: str | None = None
     submodules: dict[str, str] = field(default_factory=dict)
+    submodule_tips: dict[str, frozenset[str]] = field(default_factory=dict)
     retries_used: int = 0
     place: Callable[[Path], Path | None] = as_it_is
+
+    def tips_of(self, name: str) -> frozenset[str]:
+        """What the remote of a submodule had at the start, by its path or that of its repository in `.git/modules`."""
+        known = self.submodule_tips.get(name)
+        return known if known is not None else frozenset()
 
     @property
     def vault(self) -> Path:

@@ -54,11 +54,10 @@ class Workspaces:
         workspace_map: Mapping[str, Path],
         place: Place | None = None,
     ) -> None:
-        self._place = place
         self._root = root
         longest_first = sorted(workspace_map.items(), key=lambda item: len(item[0]), reverse=True)
         self._map = {name.rstrip("/"): path.resolve() for name, path in longest_first}
-        self._preparing = Preparing(root, self._map)
+        self._preparing = Preparing(root, self._map, place)
         self._sweeping: set[asyncio.Task[None]] = set()
 
     @property
@@ -77,8 +76,6 @@ class Workspaces:
             folder.mkdir(parents=True)
             try:
                 term = await self._preparing.prepare(grant, folder, progress)
-                if (place := self._place) is not None:
-                    term.place = lambda path: place(path, term)
                 (folder / WHOLE).write_text(json.dumps({"url": term.reach.url, "base": term.base}))
                 return term
             except BaseException:

@@ -24,6 +24,7 @@ from coordinator.handlers import enrolment
 from coordinator.inbox import OPS
 from factory.claiming import Claiming
 from factory.engines.shell import ShellEngine
+from factory.git.run import is_machines
 from factory.held_terms import HeldTerms
 from factory.identity import Identity
 from factory.life import Life, Parts, Work
@@ -97,7 +98,7 @@ class ScriptedTerm:
         while reason is None:
             if self.result is not None:
                 self.ended_s = clock.boot_s()
-                return TermEnd(self.result)
+                return TermEnd(self.result, shows_machine=is_machines(self.result.summary or ""))
             self._poked.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, self.state.next_look_s() - clock.boot_s())):

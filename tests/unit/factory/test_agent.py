@@ -422,7 +422,7 @@ async def test_a_machine_that_fails_job_after_job_is_given_none_until_a_probe_wo
         for number in range(1, 4):
             await submitted(world.ctx, f"k{number}")
             term = await world.term(number)
-            term.result = Result(outcome=Outcome.MACHINE_FAILED, summary="no disk")
+            term.result = Result(outcome=Outcome.MACHINE_FAILED, summary="no disk: [Errno 28] No space left on device")
             term.poke()
             await eventually(lambda: len(broken.work.held) == 0)
         await eventually(lambda: world.ctx.roster.get("f1").doc.unfit is not None)

@@ -27,8 +27,11 @@ class Machine:
         if not self.works:
             raise OSError("the disk is read-only")
 
-    def ends(self, job_id: str, outcome: Outcome = Outcome.MACHINE_FAILED) -> None:
-        self.fitness.heard_end(grant(job_id), TermEnd(Result(outcome=outcome, summary="no space left\nmore words")))
+    def ends(self, job_id: str, outcome: Outcome = Outcome.MACHINE_FAILED, *, shows_machine: bool = True) -> None:
+        self.fitness.heard_end(
+            grant(job_id),
+            TermEnd(Result(outcome=outcome, summary="no space left\nmore words"), shows_machine=shows_machine),
+        )
 
 
 @in_virtual_time
@@ -107,3 +110,11 @@ async def test_an_engine_that_comes_to_its_end_on_another_seat_is_as_good_as_a_p
     await asyncio.sleep(1000.0)
     assert machine.probed == []
     running.cancel()
+
+
+@in_virtual_time
+async def test_jobs_whose_source_is_not_there_tell_nothing_of_the_machine() -> None:
+    machine = Machine()
+    for number in range(3 * IN_A_ROW):
+        machine.ends(f"job{number}", shows_machine=False)
+    assert machine.fitness.unfit is None

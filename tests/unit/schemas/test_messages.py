@@ -87,6 +87,8 @@ GOLDEN: dict[str, str] = {
         f'"now": {AT}}}'
     ),
     "Control": f'{{"v": 1, "order": "preempt", {JOB}, "byS": 30.0, "reason": "a critical job waits"}}',
+    "EndedRequest": f'{{{ASKER}, "jobIds": ["j1", "j2"], "forS": 86400.0}}',
+    "EndedAnswer": '{"v": 1, "jobIds": ["j1"]}',
     "RosterNote": f'{{"v": 1, "factory": {{"id": "f1", "load": 0.5}}, "heardAt": {AT}, "holding": [{HELD}]}}',
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -12,13 +13,13 @@ import pytest
 from factory.engines.shell import ShellEngine
 from factory.marked import end_marked
 from factory.ports import Worktree
-from factory.process import MARK
+from factory.process import LAUNCHER, MARK
 from factory.surroundings.folders import FolderRoots, TermFolders, scratch_root
 from factory.surroundings.sandbox import Mode, Sandbox, missing
 from factory.surroundings.surroundings import Surroundings
 from factory.surroundings.variables import machine_variables
 from schemas.outcome import Outcome
-from tests.support.terms import git, grant, stop_order
+from tests.support.terms import git, grant, make_repo, stop_order
 from tests.support.waiting import eventually
 from tests.unit.factory.test_term import Life, ended
 
@@ -260,3 +261,73 @@ def test_scratch_folders_are_apart_from_the_factorys_data_and_from_another_facto
 def test_the_shell_engines_scripts_are_what_a_sandboxed_engine_reads(tmp_path: Path) -> None:
     command = ShellEngine().command(grant(), tmp_path)
     assert str(tmp_path) in command.argv[1]
+
+
+TREE_AWAY = "cd ..; mv tree mine; ln -s {secrets} tree; true"
+HOME_AWAY = """
+mv "$GIGAFACTORY_SCRATCH" moved; rmdir "$GIGAFACTORY_SCRATCH/../tmp"; ln -s {secrets} "$GIGAFACTORY_SCRATCH/../tmp"
+ln -sfn {secrets} "$GIGAFACTORY_SCRATCH/tmp"; ln -sfn {secrets} "$GIGAFACTORY_SCRATCH/home"; echo mine > mine
+"""
+LINK_IN_HOME = """
+git init -q . 2> /dev/null; ln -s {secrets} ~/lnk; mkdir -p .git/worktrees/w; echo ~/lnk/.git > .git/worktrees/w/gitdir
+git rev-parse HEAD > .git/worktrees/w/HEAD; echo ../.. > .git/worktrees/w/commondir; echo mine > mine
+"""
+DOTS = """
+mkdir -p .git/worktrees/w; echo /tmp/../{secrets}/.git > .git/worktrees/w/gitdir
+git rev-parse HEAD > .git/worktrees/w/HEAD; echo ../.. > .git/worktrees/w/commondir; echo mine > mine
+"""
+QUOTED = """
+git init -q inner; git -C inner -c user.name=A -c user.email=a@b.invalid commit -q --allow-empty -m x
+printf '"%s"\\n' "{other}/.git/objects" > inner/.git/objects/info/alternates; mkdir c; cp -r inner/.git/. c/
+rm -rf c/refs; ln -s {other}/.git/refs c/refs; echo ../../c > inner/.git/commondir; echo mine > mine
+"""
+
+
+@BOTH
+@pytest.mark.parametrize("body", [TREE_AWAY, HOME_AWAY, LINK_IN_HOME, DOTS, QUOTED])
+async def test_what_a_job_puts_in_another_places_stead_leads_nowhere(tmp_path: Path, mode: Mode, body: str) -> None:
+    data = fleet_of(tmp_path)
+    other = data / "work" / "trees" / "other" / "1" / "tree"
+    git(other, "init", "--quiet", "--initial-branch=main")
+    git(other, "add", "--all")
+    git(other, "commit", "--quiet", "--message", "of another")
+    script = "set +e\n" + body.format(secrets=data / "secrets", other=other)
+    life = life_in(data, mode, script, verify=("cat /tmp/operator.token ~/operator.token 2> /dev/null || true",))
+    await ended(life)
+    assert "gfo.secret" not in await whole_log(life)
+    own = data / "work" / "repos" / "own"
+    names = git(own, "log", "--all", "--format=%s", "--name-only").splitlines()
+    assert not {"of another", "operator.token"} & set(names)
+    token = blob_id(b"gfo.secret")
+    assert token not in git(own, "cat-file", "--batch-all-objects", "--batch-check=%(objectname)").splitlines()
+
+
+def blob_id(data: bytes) -> str:
+    """The id of a blob."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+@BOTH
+async def test_a_remote_of_the_jobs_own_is_pushed_to_by_nobody(tmp_path: Path, mode: Mode) -> None:
+    """Its hooks would run outside."""
+    data = fleet_of(tmp_path)
+    repo = make_repo(tmp_path / "repo")
+    body = f"""
+git init -q --bare "$GIGAFACTORY_SCRATCH/evil.git"
+printf '#!/bin/sh\\ntouch {tmp_path}/ran\\n' > "$GIGAFACTORY_SCRATCH/evil.git/hooks/pre-receive"
+chmod +x "$GIGAFACTORY_SCRATCH/evil.git/hooks/pre-receive"
+git init -q sub; cd sub; git -c user.name=A -c user.email=a@b.invalid commit -q --allow-empty -m x
+git remote add origin "$GIGAFACTORY_SCRATCH/evil.git"; cd ..
+git add sub; git -c user.name=A -c user.email=a@b.invalid commit -qm l
+"""
+    end = await ended(life_in(data, mode, body, repo=str(repo), verify=("true",)))
+    assert end.result.outcome is Outcome.OK, end.result.summary
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_what_the_factory_runs_itself_is_not_written_to_under_a_veil(tmp_path: Path) -> None:
+    before = LAUNCHER.read_bytes()
+    life = life_in(fleet_of(tmp_path), Mode.VEIL, f"echo '# more' >> {LAUNCHER} || echo refused")
+    await ended(life)
+    assert "refused" in await whole_log(life)
+    assert LAUNCHER.read_bytes() == before
