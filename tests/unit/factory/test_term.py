@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
+import psutil
 import pytest
 
 from factory.engines.shell import ShellEngine
@@ -241,3 +243,44 @@ async def test_a_server_that_takes_no_checkpoint_is_asked_by_no_other_machine(tm
     assert end.result.outcome is Outcome.UNRUNNABLE
     assert "POLICY-9: no such refs" in (end.result.summary or "")
     assert "the tree is kept on f1" in (end.result.summary or "")
+
+
+async def test_what_the_job_left_that_git_cannot_read_is_the_jobs_own_and_keeps_no_machine_from_work(
+    tmp_path: Path,
+) -> None:
+    repo = make_repo(tmp_path / "repo")
+    end = await ended(Life(tmp_path / "life", "echo zz >> .git/packed-refs; echo > made", repo=str(repo)))
+    assert end.result.outcome is Outcome.ENGINE_FAILED
+    assert "could not be saved" in (end.result.summary or "")
+    assert not end.shows_machine
+
+
+async def test_a_pipe_in_the_place_of_a_file_that_git_reads_holds_no_seat(tmp_path: Path) -> None:
+    for name in (".gitignore", ".gitattributes"):
+        repo = make_repo(tmp_path / f"repo{name}")
+        body = f"mkfifo {name}; echo > made"
+        end = await asyncio.wait_for(ended(Life(tmp_path / f"life{name}", body, repo=str(repo))), 30.0)
+        assert end.result.outcome is Outcome.ENGINE_FAILED
+        assert f"{name} is no file" in (end.result.summary or "")
+
+
+async def test_a_launcher_that_was_killed_is_charged_to_nobody(tmp_path: Path) -> None:
+    repo = make_repo(tmp_path / "repo")
+    life = Life(tmp_path / "life", "echo > made; touch ready; sleep 60", repo=str(repo))
+    running = asyncio.create_task(ended(life))
+    await eventually((life.tree / "ready").exists)
+    note = orjson.loads((life.folders.control / "launcher.json").read_bytes())
+    psutil.Process(note["pid"]).kill()
+    end = await running
+    assert end.result.outcome is Outcome.MACHINE_FAILED
+    assert end.checkpoint is not None or life.checkpoints, "what there is by then is saved"
+
+
+async def test_a_verify_that_could_not_be_run_is_charged_to_nobody(tmp_path: Path) -> None:
+    repo = make_repo(tmp_path / "repo")
+    life = Life(tmp_path / "life", "echo > made", repo=str(repo), verify=("touch verifying; sleep 60",))
+    running = asyncio.create_task(ended(life))
+    await eventually((life.tree / "verifying").exists)
+    note = orjson.loads((life.folders.control / "launcher.json").read_bytes())
+    psutil.Process(note["pid"]).kill()
+    assert (await running).result.outcome is Outcome.MACHINE_FAILED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -702,3 +703,81 @@ async def test_a_submodules_commit_that_only_an_earlier_link_names_is_saved(
     done = await saved(spaces, tree)
     again = await elsewhere.prepare(resumed(repo, 2, done))
     assert git(again.path / "lib", "cat-file", "-t", first) == "commit"
+
+
+def reads_everything() -> bool:
+    with tempfile.NamedTemporaryFile() as file:
+        os.chmod(file.name, 0)
+        return os.access(file.name, os.R_OK)
+
+
+@pytest.mark.skipif(reads_everything(), reason="root reads everything")
+async def test_what_cannot_be_read_is_named_and_all_else_is_saved(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    for name in ("closed/file", "secret", "open.txt"):
+        write(tree, name)
+    (tree.path / "closed").chmod(0)
+    (tree.path / "secret").chmod(0)
+    done = await saved(spaces, tree)
+    assert "open.txt" in files_of(repo, done.commit)
+    assert not await spaces.settle(tree)
+    assert "closed" in " ".join(tree.notes)
+    assert "secret" in " ".join(tree.notes)
+    (tree.path / "closed").chmod(0o700)
+
+
+async def test_the_commits_of_a_rebase_that_stopped_are_saved(spaces: Workspaces, repo: Path) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    git(tree.path, "checkout", "--quiet", "--detach")
+    commit(tree.path, name="one", text="mine\n")
+    last = commit(tree.path, name="two")
+    git(tree.path, "checkout", "--quiet", "-b", "other", "main")
+    commit(tree.path, name="one", text="theirs\n")
+    git(tree.path, "checkout", "--quiet", last)
+    stopped = subprocess_rc(tree.path, "rebase", "other")
+    assert stopped != 0
+    await saved(spaces, tree)
+    assert has(repo, last)
+
+
+def subprocess_rc(where: Path, *args: str) -> int:
+    env = {**os.environ, "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@b.invalid", "GIT_COMMITTER_NAME": "A"}
+    env |= {"GIT_COMMITTER_EMAIL": "a@b.invalid", "GIT_EDITOR": ":"}
+    return subprocess.run(["git", *args], cwd=where, env=env, capture_output=True, check=False).returncode
+
+
+async def test_notes_and_other_refs_of_a_repository_inside_are_saved(
+    spaces: Workspaces, elsewhere: Workspaces, repo: Path
+) -> None:
+    tree = await spaces.prepare(of_repo(repo))
+    tool = tree.path / "tool"
+    git(tree.path, "init", "--quiet", "tool")
+    commit(tool)
+    git(tool, "notes", "add", "-m", "a note")
+    noted = git(tool, "rev-parse", "refs/notes/commits")
+    away = commit(tool, name="away")
+    git(tool, "update-ref", "refs/wip/x", away)
+    git(tool, "reset", "--quiet", "--hard", "HEAD~1")
+    done = await saved(spaces, tree)
+    again = await elsewhere.prepare(resumed(repo, 2, done))
+    for made in (noted, away):
+        assert git(again.path / "tool", "cat-file", "-t", made) == "commit"
+
+
+async def test_a_remote_that_the_job_added_to_a_submodule_proves_nothing(
+    spaces: Workspaces, repo: Path, tmp_path: Path
+) -> None:
+    library = make_repo(tmp_path / "repos" / "library")
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    git(repo, "commit", "--quiet", "--message", "with a library")
+    tree = await spaces.prepare(of_repo(repo))
+    made = commit(tree.path / "lib", name="topic")
+    fork = tmp_path / "fork.git"
+    git(tmp_path, "init", "--quiet", "--bare", str(fork))
+    git(tree.path / "lib", "remote", "add", "fork", str(fork))
+    git(tree.path / "lib", "push", "--quiet", "fork", "HEAD:refs/heads/topic")
+    git(tree.path / "lib", "fetch", "--quiet", "fork")
+    git(tree.path, "commit", "--quiet", "--all", "--message", "a newer library")
+    done = await saved(spaces, tree)
+    await spaces.publish(tree, done.commit)
+    assert has(library, made), "whoever clones the branch finds it where .gitmodules says"
