@@ -31,9 +31,12 @@ YES, NO = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
 UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _duration = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])")
 _reaches = re.compile(r"[a-z][a-z0-9+.-]*://|/|[A-Za-z]:[\\/]|[^/~.\s-][^/\s]*:")
-_user = re.compile(r"(?<=://)[^/\s'\"]*@")
+_user = re.compile(r"(?<=://)[^\s'\"]*@")
+_in_query = re.compile(r"(?<==)[^&\s'\"]+")
 _key = re.compile(r"([A-Za-z]\w*)[ \t]*:")
-_tells_a_secret = re.compile(r"https?://[^/]*@", re.IGNORECASE)
+_tells_a_secret = re.compile(
+    r"https?://(?:[^/]*@|[^/:]*:(?!\d+(?:/|$))[^@]*@)|[?&][\w-]*(?:token|password|secret|key)=", re.IGNORECASE
+)
 _fence = re.compile(
     r"\A\ufeff?---[ \t]*(?:#[^\r\n]*)?\r?\n(.*?)(?<![^\n])---[ \t]*(?:#[^\r\n]*)?(?:\r?\n|\Z)", re.DOTALL
 )
@@ -233,7 +236,7 @@ def _check_key(value: str) -> str:
 
 def _check_repo(value: str) -> str:
     """What means another thing on each machine, or nothing, is a mistake that can be seen here."""
-    if not _reaches.match(value) or _tells_a_secret.match(value):
+    if not _reaches.match(value) or _tells_a_secret.search(value):
         raise ValueError
     return value
 
@@ -242,8 +245,10 @@ STRICT_SANDBOX = "sandbox-strict"  # the capability of a factory that can do wit
 
 
 def without_secrets(text: str) -> str:
-    """Any URL in it without what stands before its host: an answer must not repeat a password."""
-    return _user.sub("***@", text)
+    """Any URL in it without what stands before its host and what its query says: no answer repeats a password."""
+    if "://" not in text:
+        return text
+    return _in_query.sub("***", _user.sub("***@", text))
 
 
 REPO_ALLOWED = (
