@@ -364,7 +364,7 @@ class Term:
             return []
         try:
             changed = await self.tools.trees.changed_since(work.tree, saved.commit)
-        except GitError as error:
+        except (GitError, OSError) as error:
             log.warning("what verify changed for %s is not known: %s", self.grant.job_id, error)
             return []
         names = ", ".join(changed[:NAMED_MAX]) + (", …" if len(changed) > NAMED_MAX else "")

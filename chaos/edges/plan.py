@@ -100,20 +100,23 @@ def plan_of(seed: int, *, has_lfs: bool, favours: tuple[str, ...] = ()) -> EdgeP
     have |= {"lfs"} if has_lfs and not served and kind == "bare" else set()
     may = [deed for deed in DEEDS if not deed.needs or deed.needs in have]
     wanted = [deed for deed in may if deed.name in favours]
-    jobs = tuple(_job(chance, f"j{number}", may, wanted) for number in range(1, chance.choice((2, 2, 2, 3)) + 1))
+    failing = "fails" in favours
+    jobs = tuple(
+        _job(chance, f"j{number}", may, wanted, failing=failing) for number in range(1, chance.choice((2, 2, 2, 3)) + 1)
+    )
     return EdgePlan(seed, kind, served, jobs, _faults(chance, kind, served, favours))
 
 
-def _job(chance: random.Random, name: str, may: list[Deed], wanted: list[Deed]) -> JobPlan:
+def _job(chance: random.Random, name: str, may: list[Deed], wanted: list[Deed], *, failing: bool) -> JobPlan:
     deeds = [*wanted, *chance.sample(may, chance.randrange(1, DEEDS_MAX + 1))]
     last = [deed for deed in deeds if deed.last][:1]
     in_order = (*dict.fromkeys(deed for deed in deeds if not deed.last), *last)
-    fails = chance.choice((0, 0, 0, 0, 1, 2))
+    fails = 1 if failing else chance.choice((0, 0, 0, 0, 1, 2))
     return JobPlan(
         name=name,
         deeds=in_order,
         fails=fails,
-        retries=fails if chance.random() < 0.7 else 0,
+        retries=fails if failing or chance.random() < 0.7 else 0,
         verify=chance.choice(tuple(VERIFY)),
         last_s=chance.choice((0.0, 0.0, 0.2, 0.5)),
     )
@@ -127,5 +130,6 @@ def _faults(chance: random.Random, kind: str, served: bool, favours: tuple[str, 
         name = chance.choice(kinds)
         if (name == "cut" and not served) or (name in ("refuse", "damage") and kind in ("nowhere", "folder")):
             continue
-        made.append(Fault(name, chance.uniform(0.0, 1.2), chance.choice(MACHINES), chance.random()))
+        latest_s = 0.3 if name == "refuse" else 1.2  # it lasts, and is to be there when something is published
+        made.append(Fault(name, chance.uniform(0.0, latest_s), chance.choice(MACHINES), chance.random()))
     return tuple(sorted(made, key=lambda fault: fault.at_s))

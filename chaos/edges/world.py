@@ -53,6 +53,7 @@ WITHIN_S = 30.0
 BROKEN_WITHIN_S = 10.0  # what is broken on purpose is not waited for as long
 LOOK_S = 0.05
 CUT_S = 0.4
+REFUSES_S = 1.2
 BACK_S = 0.2
 DRAIN_WITHIN_S = 15.0
 TIMERS = Timers.for_lease_ttl(30.0).with_values(promoter_s=0.1, sweeper_s=0.2, reaper_s=0.2)
@@ -372,7 +373,7 @@ class World:
                 await self._broken_disk(machine)
             case "refuse" if source is not None:
                 source.refuse(True)
-                await asyncio.sleep(CUT_S + fault.amount)
+                await asyncio.sleep(REFUSES_S + fault.amount)
                 source.refuse(False)
             case "cut" if self._proxy is not None:
                 await self._proxy.cut()

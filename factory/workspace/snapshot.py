@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.git.run import GitError, git
+from factory.git.run import GitError, git, is_machines
 from factory.workspace import lfs
 from factory.workspace.reading import git_dir_of, read_refs
 from factory.workspace.term_repository import TermRepository
@@ -112,14 +112,20 @@ class Snapshots:
             await git(work.path, "read-tree", work.head, env=env)
 
     async def _add_steadily(self, work: WorkTree, env: Mapping[str, str], folder: Path) -> tuple[str, ...]:
-        """A file that goes while git looks at it makes it give up: the next look sees the tree without it."""
-        for _ in range(ADD_TRIES - 1):
+        """A file that goes while git looks at it makes it give up: the next look sees the tree without it. What is told
+        is the first error: a git that gave up may leave its lock to the next.
+        """
+        first: GitError | None = None
+        for _ in range(ADD_TRIES):
+            Path(f"{env['GIT_INDEX_FILE']}.lock").unlink(missing_ok=True)
             try:
                 return await add_all(work.path, env, folder)
             except GitError as error:
-                if "no sign of life" in str(error):  # it would wait as long once more
-                    raise
-        return await add_all(work.path, env, folder)
+                first = first or error
+                if "no sign of life" in str(error) or is_machines(error):  # it would be so again
+                    break
+        assert first is not None
+        raise first
 
 
 async def _take_links(top: Path, env: Mapping[str, str]) -> tuple[list[str], list[str]]:
