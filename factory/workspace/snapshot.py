@@ -117,7 +117,7 @@ class Snapshots:
         """
         first: GitError | None = None
         for _ in range(ADD_TRIES):
-            Path(f"{env['GIT_INDEX_FILE']}.lock").unlink(missing_ok=True)
+            _remove(Path(f"{env['GIT_INDEX_FILE']}.lock"))
             try:
                 return await add_all(work.path, env, folder)
             except GitError as error:
