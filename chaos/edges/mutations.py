@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from factory import credentials
+from factory import credentials, process
 from factory import term as term_module
 from factory.git import run as git_run
 from factory.git.environment import factory_env
@@ -200,6 +201,18 @@ def place_not_asked(replace: Patch) -> None:
     replace(Sandbox, "around", lambda _self, _tree, _folders, network: ())
 
 
+def children_live_on(replace: Patch) -> None:
+    """A launcher ends the process that it started, and nothing that came of it."""
+    text = process.LAUNCHER.read_text(encoding="utf-8")
+    text = text.replace("os.killpg(self.process.pid, number)", "self.process.send_signal(number)")
+    text = text.replace("for pid in descendants(os.getpid()):", "for pid in ():")
+    text = text.replace("or bool(descendants(os.getpid()))", "")
+    broken = Path(tempfile.mkdtemp(prefix="launcher-")) / "launcher.py"
+    broken.write_text(text, encoding="utf-8")
+    replace(process, "LAUNCHER", broken)
+    replace(Sandbox, "around", lambda _self, _tree, _folders, network: ())  # which would end them all the same
+
+
 def machine_blames_engine(replace: Patch) -> None:
     def blameless(why: str, *, anywhere: bool) -> Any:
         return term_module.TermEnd(Result(outcome=Outcome.ENGINE_FAILED, summary=why))
@@ -260,6 +273,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("git-dir-passed", "16", "GIT_DIR of the factory reaches engines", git_dir_passed),
     Mutation("nothing-hidden", "16", "the sandbox hides nothing", nothing_hidden),
     Mutation("no-sandbox", "16", "programs run outside the sandbox", place_not_asked),
+    Mutation("children-live-on", "16", "what an engine left running goes on", children_live_on, ("background",)),
     Mutation("machine-blames-engine", "17", "a machine's fault is a job's", machine_blames_engine, ("broken-disk",)),
     Mutation("cache-believed", "17", "a damaged copy is taken as it is", cache_believed, ("damage",)),
     Mutation("reason-cut", "17", "a server's reason is not told", reason_cut, ("refuse",)),

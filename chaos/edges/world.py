@@ -278,7 +278,7 @@ class World:
             for machine in self.machines.values():
                 await machine.drained()
             await self._note_ends()
-            played.left_running = running_in(played.folder)
+            played.left_running = ended_in(played.folder)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -394,14 +394,15 @@ class World:
             aside.rename(trees)
 
 
-def running_in(folder: Path) -> list[str]:
-    """Processes that work for a machine of this world."""
+def ended_in(folder: Path) -> list[str]:
+    """Ends what still works for a machine of this world, and tells what it was."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             env = process.environ()
             if any(env.get(name, "").startswith(f"{folder}/") for name in MARKS):
                 found.append(" ".join(process.cmdline())[:200])
+                process.kill()
     return found
 
 
