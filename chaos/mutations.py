@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
-from unittest.mock import patch
 
 from bus.port import Message
 from chaos import wires
 from chaos.machines import Machine
+from chaos.mutation import Mutation, Patch
 from coordinator import inbox, leases, transact
 from coordinator.dispatch.ready import ReadyIndex
 from coordinator.domain import decide as deciding
@@ -48,30 +46,6 @@ from schemas.ids import lock_id, run_id
 from schemas.job import Job
 from schemas.messages import ClaimAnswer, Grant, Offer
 from schemas.outcome import Outcome
-
-Patch = Callable[..., None]
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """`promise`: whose breaking it is. `favours`: the faults under which it shows, so that no time is spent on
-    others. `breaks` is told `replace(owner, name, by)` for each function it replaces."""
-
-    name: str
-    promise: str
-    story: str
-    breaks: Callable[[Patch], None]
-    favours: tuple[str, ...] = ()
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        with ExitStack() as stack:
-
-            def replace(owner: Any, name: str, by: Any) -> None:
-                stack.enter_context(patch.object(owner, name, by))
-
-            self.breaks(replace)
-            yield
 
 
 def racy_store(replace: Patch) -> None:

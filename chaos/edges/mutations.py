@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
+from chaos.mutation import Mutation, Patch
 from factory import credentials, process
 from factory import term as term_module
 from factory.git import run as git_run
@@ -27,29 +25,6 @@ from factory.workspace.snapshot import Snapshots, WorkTree
 from factory.workspace.term_repository import TermRepository
 from factory.workspace.workspaces import Workspaces
 from schemas.outcome import Outcome, Result
-
-Patch = Callable[[Any, str, Any], None]
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """`favours`: deeds and faults under which it shows."""
-
-    name: str
-    promise: str
-    story: str
-    breaks: Callable[[Patch], None]
-    favours: tuple[str, ...] = ()
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        with ExitStack() as stack:
-
-            def replace(owner: Any, name: str, by: Any) -> None:
-                stack.enter_context(patch.object(owner, name, by))
-
-            self.breaks(replace)
-            yield
 
 
 def shared_mirror(replace: Patch) -> None:
