@@ -8,7 +8,7 @@ from typing import Any
 from factory.ports import Saved, Worktree
 from factory.workspace.workspaces import Workspaces
 from schemas.messages import Grant
-from tests.support.terms import checkpoint, git, grant
+from tests.support.terms import checkpoint, git, grant, make_repo
 
 
 def of_repo(repo: Path | str, lease_epoch: int = 1, job_id: str = "job1", **fields: Any) -> Grant:
@@ -38,6 +38,14 @@ async def saved(spaces: Workspaces, tree: Worktree, message: str = "checkpoint")
     done = await spaces.save(tree, message)
     assert done is not None, "there was nothing new"
     return done
+
+
+def with_library(repo: Path, folder: Path) -> Path:
+    """Commits a submodule `lib` to it; gives the repository of that."""
+    library = make_repo(folder / "repos" / "library")
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    git(repo, "commit", "--quiet", "--message", "with a library")
+    return library
 
 
 def files_of(repo: Path, commit_id: str) -> set[str]:

@@ -16,7 +16,7 @@ from factory.ports import Saved, WorkspaceError, Worktree
 from factory.workspace import bundles
 from factory.workspace.workspaces import Workspaces
 from tests.support.terms import checkpoint, git, make_repo, refs
-from tests.support.trees import commit, files_of, has, of_repo, resumed, saved, write
+from tests.support.trees import commit, files_of, has, of_repo, resumed, saved, with_library, write
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("git")
@@ -450,9 +450,7 @@ async def test_a_job_may_go_on_from_a_branch_of_the_fleet_and_outlives_its_ref(
 
 
 async def test_no_program_that_a_submodule_names_is_run(spaces: Workspaces, repo: Path, tmp_path: Path) -> None:
-    library = make_repo(tmp_path / "repos" / "library")
-    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
-    git(repo, "commit", "--quiet", "--message", "with a submodule")
+    with_library(repo, tmp_path)
     tree = await spaces.prepare(of_repo(repo))
     run = tmp_path / "run"
     run.write_text(f"#!/bin/sh\nenv > {tmp_path}/ran\n")
@@ -468,9 +466,7 @@ async def test_no_program_that_a_submodule_names_is_run(spaces: Workspaces, repo
 async def test_commits_of_a_submodule_that_is_not_checked_out_any_more_are_saved_and_shipped(
     spaces: Workspaces, elsewhere: Workspaces, repo: Path, tmp_path: Path
 ) -> None:
-    library = make_repo(tmp_path / "repos" / "library")
-    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
-    git(repo, "commit", "--quiet", "--message", "with a submodule")
+    library = with_library(repo, tmp_path)
     tree = await spaces.prepare(of_repo(repo))
     made = commit(tree.path / "lib", name="lib.txt")
     git(tree.path, "commit", "--quiet", "--all", "--message", "bump")
@@ -520,9 +516,7 @@ async def test_a_vault_that_was_removed_is_made_anew_also_in_a_resumed_term(
 async def test_a_submodule_whose_repository_the_job_removed_is_saved_as_files(
     spaces: Workspaces, repo: Path, tmp_path: Path
 ) -> None:
-    library = make_repo(tmp_path / "repos" / "library")
-    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
-    git(repo, "commit", "--quiet", "--message", "with a library")
+    with_library(repo, tmp_path)
     tree = await spaces.prepare(of_repo(repo))
     write(tree, "lib/more.txt")
     shutil.rmtree(tree.path / ".git")
@@ -692,9 +686,7 @@ async def test_a_source_with_a_branch_named_fleet_is_refused_with_what_to_do(spa
 async def test_a_submodules_commit_that_only_an_earlier_link_names_is_saved(
     spaces: Workspaces, elsewhere: Workspaces, repo: Path, tmp_path: Path
 ) -> None:
-    library = make_repo(tmp_path / "repos" / "library")
-    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
-    git(repo, "commit", "--quiet", "--message", "with a library")
+    with_library(repo, tmp_path)
     tree = await spaces.prepare(of_repo(repo))
     first = commit(tree.path / "lib", name="first")
     git(tree.path, "commit", "--quiet", "--all", "--message", "the first")
@@ -767,9 +759,7 @@ async def test_notes_and_other_refs_of_a_repository_inside_are_saved(
 async def test_a_remote_that_the_job_added_to_a_submodule_proves_nothing(
     spaces: Workspaces, repo: Path, tmp_path: Path
 ) -> None:
-    library = make_repo(tmp_path / "repos" / "library")
-    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
-    git(repo, "commit", "--quiet", "--message", "with a library")
+    library = with_library(repo, tmp_path)
     tree = await spaces.prepare(of_repo(repo))
     made = commit(tree.path / "lib", name="topic")
     fork = tmp_path / "fork.git"

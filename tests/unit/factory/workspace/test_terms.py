@@ -12,7 +12,7 @@ from factory.git.run import git as factory_git
 from factory.ports import WorkspaceError, Worktree
 from factory.workspace.workspaces import Workspaces
 from tests.support.terms import checkpoint, git, grant, make_repo, refs
-from tests.support.trees import commit, files_of, of_repo
+from tests.support.trees import commit, files_of, of_repo, with_library
 from tests.support.trees import write as work
 
 pytestmark = pytest.mark.xdist_group("git")
@@ -406,9 +406,7 @@ async def test_a_tree_whose_repository_inside_has_no_commits_is_removed_once_its
 async def test_a_submodule_is_there_stays_a_link_and_its_commits_are_saved(
     spaces: Workspaces, repo: Path, tmp_path: Path
 ) -> None:
-    library = make_repo(tmp_path / "repos" / "library")
-    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
-    git(repo, "commit", "--quiet", "--message", "with a submodule")
+    library = with_library(repo, tmp_path)
     tree = await spaces.prepare(of_repo(repo))
     assert (tree.path / "lib" / "README.md").exists()
     assert await spaces.is_saved(tree)
